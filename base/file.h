@@ -1,0 +1,37 @@
+// The few file operations that several folders need, with their errors written out.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace plumb {
+
+// open(2) with O_CLOEXEC added. The error reads "WHAT PATH cannot be opened: REASON".
+Result<UniqueFd> open_file(std::string_view what, const std::string& path, int flags,
+                           unsigned mode = 0600);
+
+// The whole content of a small file; an error when it is longer than `limit_bytes`.
+Result<std::string> read_file(const std::string& path, size_t limit_bytes = 1U << 20U);
+
+// Like read_file, but "" when the file cannot be read, and without trailing white space: for
+// attributes in sysfs and procfs, which may vanish at any time.
+std::string read_attribute(const std::string& path);
+
+// Replaces `path` at once or not at all: temporary file, fsync, rename, fsync of the folder.
+Result<> replace_file(const std::string& path, std::string_view content, unsigned mode = 0600);
+
+// mkdir -p; new folders get `mode`.
+Result<> make_folders(const std::string& path, unsigned mode = 0755);
+
+// An eventfd: non-blocking, closed on exec.
+Result<UniqueFd> make_eventfd();
+// Adds one to an eventfd. Any thread; a full counter is already a signal.
+void signal_eventfd(int fd);
+// Reads and so clears an eventfd.
+void drain_eventfd(int fd);
+
+}  // namespace plumb

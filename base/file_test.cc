@@ -1,0 +1,55 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+
+#include "tests/temporary_folder.h"
+
+namespace plumb {
+
+TEST_CASE("a replaced file has the new content and the asked mode") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/state";
+  REQUIRE(replace_file(path, "one").ok());
+  REQUIRE(replace_file(path, "two").ok());
+  CHECK(read_file(path).value() == "two");
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
+}
+
+TEST_CASE("a file longer than its limit is refused") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/long";
+  REQUIRE(replace_file(path, std::string(5000, 'x')).ok());
+  CHECK(read_file(path, 5000).ok());
+  CHECK_FALSE(read_file(path, 4999).ok());
+}
+
+TEST_CASE("attributes lose their line end, and a missing one is empty") {
+  const TemporaryFolder folder;
+  REQUIRE(replace_file(folder.path() + "/wwid", "naa.5000\n").ok());
+  CHECK(read_attribute(folder.path() + "/wwid") == "naa.5000");
+  CHECK(read_attribute(folder.path() + "/none").empty());
+}
+
+TEST_CASE("folders are made with their parents, and a file in the way is named") {
+  const TemporaryFolder folder;
+  CHECK(make_folders(folder.path() + "/a/b/c").ok());
+  CHECK(make_folders(folder.path() + "/a/b/c").ok());
+  REQUIRE(replace_file(folder.path() + "/f", "").ok());
+  Result<> blocked = make_folders(folder.path() + "/f");
+  REQUIRE_FALSE(blocked.ok());
+  CHECK(blocked.error().message.find("/f is in the way") != std::string::npos);
+}
+
+TEST_CASE("an open that fails says what, where and why") {
+  Result<UniqueFd> fd = open_file("image", "/nonexistent/a.img", O_RDONLY);
+  REQUIRE_FALSE(fd.ok());
+  CHECK(fd.error().message ==
+        "image /nonexistent/a.img cannot be opened: No such file or directory");
+}
+
+}  // namespace plumb

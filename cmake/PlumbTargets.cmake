@@ -1,0 +1,59 @@
+# How every target of plumb is built: one language level, one set of warnings, one way
+# to declare a library and its unit tests.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+
+set(PLUMB_SANITIZE "" CACHE STRING "Value for -fsanitize=, empty for none")
+
+add_library(plumb_options INTERFACE)
+target_include_directories(plumb_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(plumb_options INTERFACE
+  -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion
+  -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -fno-strict-aliasing)
+target_compile_definitions(plumb_options INTERFACE _FILE_OFFSET_BITS=64)
+# libstdc++ and libgcc are linked statically: plumb-vm starts in milliseconds because the
+# dynamic loader has little to do.
+target_link_options(plumb_options INTERFACE -static-libgcc -Wl,--as-needed)
+if(PLUMB_SANITIZE)
+  target_compile_options(plumb_options INTERFACE
+    -fsanitize=${PLUMB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(plumb_options INTERFACE -fsanitize=${PLUMB_SANITIZE})
+else()
+  target_link_options(plumb_options INTERFACE -static-libstdc++)
+endif()
+find_program(LLD ld.lld)
+if(LLD)
+  target_link_options(plumb_options INTERFACE -fuse-ld=lld)
+endif()
+
+# plumb_library(NAME SOURCES a.cc … DEPS x …)
+function(plumb_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC plumb_options Threads::Threads ${ARG_DEPS})
+endfunction()
+
+# plumb_unit_test(NAME SOURCES a_test.cc … DEPS x …): one Catch2 program, one CTest entry
+# with the label "unit".
+function(plumb_unit_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE plumb_catch_main ${ARG_DEPS})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 120)
+endfunction()
+
+add_library(plumb_catch_main STATIC ${CMAKE_SOURCE_DIR}/tests/catch_main.cc)
+target_link_libraries(plumb_catch_main PUBLIC plumb_options)
