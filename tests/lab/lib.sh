@@ -1,0 +1,1 @@
+lab_clean() { rm -rf "$1"; }
