@@ -9,5 +9,6 @@ namespace plumb {
 
 }  // namespace plumb
 
-#define ENSURE(condition) \
-  (__builtin_expect(!!(condition), 1) ? (void)0 : ::plumb::check_failed(__FILE__, __LINE__, #condition))
+#define ENSURE(condition)                       \
+  (__builtin_expect(!!(condition), 1) ? (void)0 \
+                                      : ::plumb::check_failed(__FILE__, __LINE__, #condition))

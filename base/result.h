@@ -58,13 +58,15 @@ class [[nodiscard]] Result {
  public:
   using Value = T;
 
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
   template <typename U>
-    requires(std::is_convertible_v<U &&, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
-             !std::is_same_v<std::remove_cvref_t<U>, Error> &&
-             !std::is_same_v<std::remove_cvref_t<U>, Result>)
-  Result(U&& value)  // NOLINT: unique_ptr<Derived> to unique_ptr<Base> and the like
+  requires(std::is_convertible_v<U&&, T> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
+           !std::is_same_v<std::remove_cvref_t<U>, Error> &&
+           !std::is_same_v<std::remove_cvref_t<U>, Result>)
+      Result(U&& value)  // NOLINT: unique_ptr<Derived> to unique_ptr<Base> and the like
       : state_(std::in_place_index<0>, std::forward<U>(value)) {}
 
   bool ok() const { return state_.index() == 0; }
@@ -128,9 +130,9 @@ class [[nodiscard]] Result<void> {
 
 // The value of a Result expression, or returns its error from the enclosing function.
 // Use it as a statement or an initialiser: `auto fd = TRY(open_file(path));`
-#define TRY(expression)                                            \
-  __extension__({                                                  \
-    auto&& try_result_ = (expression);                             \
-    if (!try_result_.ok()) return std::move(try_result_).error();  \
-    std::move(try_result_).value();                                \
+#define TRY(expression)                                           \
+  __extension__({                                                 \
+    auto&& try_result_ = (expression);                            \
+    if (!try_result_.ok()) return std::move(try_result_).error(); \
+    std::move(try_result_).value();                               \
   })

@@ -1,9 +1,8 @@
 #include "base/result.h"
 
+#include <catch2/catch.hpp>
 #include <cerrno>
 #include <memory>
-
-#include <catch2/catch.hpp>
 
 namespace plumb {
 namespace {

@@ -20,7 +20,7 @@ set(PLUMB_SANITIZE "" CACHE STRING "Value for -fsanitize=, empty for none")
 add_library(plumb_options INTERFACE)
 target_include_directories(plumb_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(plumb_options INTERFACE
-  -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion
+  -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers
   -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -fno-strict-aliasing)
 target_compile_definitions(plumb_options INTERFACE _FILE_OFFSET_BITS=64)
 # libstdc++ and libgcc are linked statically: plumb-vm starts in milliseconds because the
