@@ -1,1 +1,141 @@
-lab_clean() { rm -rf "$1"; }
+# shellcheck shell=bash
+# Sourced before each case. A case runs as root in the lab machine under "set -euo pipefail" with
+#   $work   its folder on the scratch disk (ext4, O_DIRECT works), emptied afterwards
+#   $logs   its folder for logs, kept when it fails
+#   $cache  the prepared assets, read-only
+# plumb's executables are in PATH.
+target=/sys/kernel/config/target
+backstores=$target/core/fileio_0
+
+# ---- verdicts ------------------------------------------------------------------------------------------------------
+
+# fail TEXT: ends the case as failed.
+fail() { echo "FAILED: $*"; exit 1; }
+
+# skip TEXT: ends the case as skipped, for a reason.
+skip() { echo "$*"; exit 77; }
+
+# check TEXT COMMAND...: fails with TEXT unless COMMAND succeeds.
+check() {
+  local what=$1
+  shift
+  "$@" || fail "$what ($*)"
+  echo "ok: $what"
+}
+
+# same TEXT SEEN WANTED: fails unless the two are equal.
+same() { [ "$2" = "$3" ] || fail "$1: seen '$2', wanted '$3'"; echo "ok: $1: $2"; }
+
+# ---- waiting -------------------------------------------------------------------------------------------------------
+
+# wait_for SECONDS COMMAND...: succeeds when COMMAND does, fails at the deadline.
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt "$deadline" ] || return 1
+    read -rt 0.05 <> <(:) || true # a pause without a fork, which is dear here
+  done
+}
+
+# expect_line FILE PATTERN SECONDS: waits for a line that matches the extended PATTERN, prints it.
+expect_line() {
+  wait_for "$3" grep -qsaE -- "$2" "$1" || fail "no line '$2' in $(basename "$1") within $3 s; its end: $(tail -n 5 "$1" 2>&1)"
+  grep -aE -m 1 -- "$2" "$1" | tr -d '\r'
+}
+
+# ---- LUNs ----------------------------------------------------------------------------------------------------------
+
+# lio_lun NAME SIZE [ID]: makes a LUN through LIO, prints "DEVICE WWN". ID is a naa.6001405… or a serial whose hex digits
+# go into one; without it the LUN gets an ID of its own.
+lio_lun() {
+  local name=$1 size=$2 id=${3:-$(printf %s "$1" | sha256sum | cut -c1-25)}
+  local core=$backstores/$name tpg address
+  tpg=$target/loopback/naa.5001405$(printf %s "$name" | sha256sum | cut -c1-9)/tpgt_1
+  truncate -s "$size" "$work/$name.lun"
+  mkdir -p "$core"
+  echo "fd_dev_name=$work/$name.lun,fd_dev_size=$(stat -c %s "$work/$name.lun")" >"$core/control"
+  echo 1 >"$core/enable"
+  # The kernel builds the WWN from these hex digits after the company's 001405.
+  echo "${id#naa.6001405}" >"$core/wwn/vpd_unit_serial"
+  echo 1 >"$core/attrib/emulate_tpu"
+  mkdir -p "$tpg/lun/lun_0"
+  echo "naa.5001405000000001" >"$tpg/nexus"
+  ln -s "$core" "$tpg/lun/lun_0/port"
+  address=$(<"$tpg/address")
+  _scsi_disk "$address:0"
+}
+
+# lio_lun_remove NAME: takes the LUN away from under whoever has it.
+lio_lun_remove() {
+  local tpg
+  tpg=$target/loopback/naa.5001405$(printf %s "$1" | sha256sum | cut -c1-9)/tpgt_1
+  rm "$tpg/lun/lun_0/port"
+  rmdir "$tpg/lun/lun_0" "$tpg" "${tpg%/*}" "$backstores/$1"
+  rm -f "$work/$1.lun"
+}
+
+# scsi_debug_lun SIZE_MIB [PARAMETER...]: makes a LUN of scsi_debug, prints "DEVICE WWN". One at a time.
+scsi_debug_lun() {
+  local size=$1 host
+  shift
+  modprobe scsi_debug dev_size_mb="$size" "$@"
+  host=$(echo /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*)
+  _scsi_disk "${host##*/host}:0:0:0"
+}
+
+_scsi_disk() {
+  local device=/sys/class/scsi_device/$1/device
+  wait_for 10 test -d "$device/block" || fail "SCSI disk $1 did not appear"
+  # The name is there before its partition scan has ended and the node can be opened.
+  set -- "$device"/block/*
+  wait_for 10 test -b "/dev/${1##*/}" || fail "/dev/${1##*/} did not appear"
+  echo "/dev/${1##*/} $(<"$device/wwid")"
+}
+
+# ---- guests --------------------------------------------------------------------------------------------------------
+
+# guest_kernel [6.1|6.12]: prints the stock bzImage.
+guest_kernel() { echo "$cache/kernel-${1:-6.1}/vmlinuz"; }
+
+# guest_elf [6.1|6.12]: prints the same kernel as ELF: starts by its PVH note, seconds sooner.
+guest_elf() { echo "$cache/kernel-${1:-6.1}/vmlinux"; }
+
+# busybox_guest_initrd NAME [6.1|6.12] [fio] <SCRIPT: prints an initrd that loads drivers, runs SCRIPT, powers off.
+busybox_guest_initrd() {
+  local name=$1 series=${2:-6.1} fio=${3:-} initrd=$work/$1.initrd
+  mkdir -p "$work/$name.fs"
+  cat >"$work/$name.fs/run.sh"
+  {
+    cat "$cache/boot-$series/guest.cpio"
+    [ -z "$fio" ] || cat "$cache/fio/fio.cpio"
+    (cd "$work/$name.fs" && echo run.sh | cpio --quiet -o -H newc)
+  } >"$initrd"
+  echo "$initrd"
+}
+
+# debian_root DEST: puts a fresh copy of the Debian root image at DEST (raw, ext4, root password "plumb").
+debian_root() { cp --sparse=always "$cache/debian/root.img" "$1"; }
+
+# tap_up NAME ADDRESS/PREFIX: makes a tap interface with the host's ADDRESS on it.
+tap_up() {
+  ip tuntap add dev "$1" mode tap
+  ip address add "$2" dev "$1"
+  ip link set "$1" up
+}
+
+# ---- after a case (called by the lab) --------------------------------------------------------------------------------
+
+lab_clean() {
+  local mount lun tap
+  swapoff -a
+  awk -v under="$work/" 'index($2, under) == 1 {print $2}' /proc/mounts | tac | while read -r mount; do umount -l "$mount"; done
+  for lun in "$backstores"/*/; do
+    [ ! -d "${lun}wwn" ] || lio_lun_remove "$(basename "$lun")"
+  done
+  [ ! -d /sys/module/scsi_debug ] || modprobe -r scsi_debug
+  for tap in /sys/class/net/*/tun_flags; do
+    [ ! -e "$tap" ] || ip link delete "$(basename "$(dirname "$tap")")"
+  done
+  rm -rf "$work"
+}
