@@ -13,6 +13,8 @@
 
 namespace plumb {
 
+class Disk;
+
 enum class BlockOp : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 
 // Fixed facts of a device, asked before use. Sizes in bytes. A user that stays within them
@@ -21,8 +23,8 @@ struct BlockInfo {
   uint64_t size_bytes = 0;            // a multiple of logical_block_size
   uint32_t logical_block_size = 512;  // the unit of offset and length: 512 or 4096
   uint32_t physical_block_size = 512;
-  uint32_t optimal_io_size = 0;  // 0: not reported
-  uint32_t memory_alignment = 1;  // of buffers; others are bounced by the device, at a cost
+  uint32_t optimal_io_size = 0;    // 0: not reported
+  uint32_t memory_alignment = 1;   // of buffers; others are bounced by the device, at a cost
   uint64_t max_discard_bytes = 0;  // 0: kDiscard is not offered
   uint32_t discard_granularity = 0;
   uint64_t max_write_zeroes_bytes = 0;  // 0: kWriteZeroes is not offered
@@ -51,9 +53,11 @@ struct BlockRequest {
   BlockRequest& operator=(const BlockRequest&) = delete;
   ~BlockRequest() { ENSURE(!in_flight); }
 
-  bool in_flight = false;            // kept by Disk
-  BlockRequest* next = nullptr;      // for whichever list holds it now
-  BlockRequest* parent = nullptr;    // for a filter that sends a request of its own
+  bool in_flight = false;          // kept by Disk
+  Disk* disk = nullptr;            // kept by Disk
+  Done front_done = nullptr;       // kept by Disk: the submitter's done, while it is in flight
+  BlockRequest* next = nullptr;    // for whichever list holds it now
+  BlockRequest* parent = nullptr;  // for a filter that sends a request of its own
 };
 
 class BlockDevice {

@@ -8,9 +8,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "blockdev/block_device.h"
+#include "blockdev/block_request_list.h"
+#include "blockdev/io_engine.h"
 #include "blockdev/io_thread.h"
 
 namespace plumb {
@@ -46,22 +49,35 @@ class Disk {
   // Requests that reached the device and have not come back. Only on thread().
   uint32_t in_flight() const { return in_flight_; }
 
-  // Stops new requests from reaching the device, and calls `drained` on thread() once nothing is
-  // in flight. release() lets parked and later requests pass. Holds nest. Only on thread().
+  // Stops new requests from reaching the device, and calls `drained` later on thread(), once
+  // nothing is in flight. release() lets parked and later requests pass; when it ends the last
+  // hold, `drained` calls that are still due are dropped. Holds nest. Only on thread().
   void hold(std::move_only_function<void()> drained);
   void release();
 
+  // Takes back a submitted request that is parked by a hold: true, and its done() is not called
+  // any more. False when it has reached the device. Only on thread().
+  bool withdraw(BlockRequest& request);
+
  private:
   static void finished(BlockRequest& request);
+  static void run_later(IoOp& op);
   int contract_error(const BlockRequest& request) const;
+  int transfer_error(const BlockRequest& request) const;
   void send(BlockRequest& request);
+  void call_later();
+  void give_back(BlockRequest& request);
 
   Config config_;
   std::unique_ptr<BlockDevice> device_;
   IoThread& thread_;
   uint32_t in_flight_ = 0;
   uint32_t holds_ = 0;
-  // The rest belongs to disk.cc; see there.
+  BlockRequestList parked_;   // wait for the end of the holds
+  BlockRequestList refused_;  // broke the contract; done() is due in the next turn
+  std::vector<std::move_only_function<void()>> drained_;  // due once nothing is in flight
+  IoOp later_;                                            // runs run_later()
+  bool later_asked_ = false;
 };
 
 }  // namespace plumb

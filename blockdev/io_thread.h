@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -18,11 +19,12 @@
 namespace plumb {
 
 class IoEngine;
+struct IoOp;
 
 enum class EngineKind : uint8_t {
-  kAuto,     // io_uring where it works, else libaio; the reason is logged
-  kUring,    // io_uring (liburing)
-  kLibaio,   // Linux AIO
+  kAuto,    // io_uring where it works, else libaio; the reason is logged
+  kUring,   // io_uring (liburing)
+  kLibaio,  // Linux AIO
 };
 
 // "auto", "io_uring", "libaio"; a usage error names the three for anything else.
@@ -46,6 +48,8 @@ class IoThread {
     std::string name;  // of the thread, at most 15 characters: "io-data"
     EngineKind engine = EngineKind::kAuto;
     std::vector<int> cpus;  // where it may run; empty: anywhere
+    // For tests: puts a layer between the devices and the engine. Called on the new thread.
+    std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> decorate;
   };
   using Task = std::move_only_function<void()>;
 
@@ -72,8 +76,15 @@ class IoThread {
   // Calls `ready` on each turn in which fd is readable (and, `writable` set, or writable). For an
   // eventfd the caller drains the counter itself. One watch per fd.
   void watch(int fd, std::function<void()> ready, bool writable = false);
-  // After this returns, `ready` is not called again.
+  // Calls `signalled` after each signal of an eventfd, once for several that come together, and
+  // saves the caller the system call that drains it. Called at once when it was signalled before.
+  void watch_signal(int fd, std::function<void()> signalled);
+  // After this returns, the call-back of watch() or watch_signal() is not called again.
   void unwatch(int fd);
+
+  // Calls op.done() in the next turn of the loop, without any I/O: for what ends, or goes on,
+  // later but at once.
+  void defer(IoOp& op);
 
   // One batch_end() call at the end of this turn of the loop, however often asked.
   void call_at_batch_end(BatchEnd& listener);

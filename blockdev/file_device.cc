@@ -1,0 +1,348 @@
+#include "blockdev/file_device.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/log.h"
+#include "blockdev/file_facts.h"
+#include "blockdev/limits.h"
+
+namespace plumb {
+namespace {
+
+// At least a page: every device and file system takes that.
+constexpr size_t kBounceAlignment = 4096;
+
+std::byte* aligned_memory(size_t bytes) {
+  const size_t rounded = (bytes + kBounceAlignment - 1) / kBounceAlignment * kBounceAlignment;
+  return static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, rounded));
+}
+
+// Moves the front of the request's buffers on by `bytes`; copies them to or from `flat` on the
+// way when it is given.
+void consume(BlockRequest& request, uint64_t bytes, std::byte* flat, bool to_flat) {
+  while (bytes > 0) {
+    iovec& part = *request.iov;
+    const size_t count = std::min<uint64_t>(bytes, part.iov_len);
+    if (flat != nullptr && count > 0) {
+      std::memcpy(to_flat ? flat : part.iov_base, to_flat ? part.iov_base : flat, count);
+      flat += count;
+    }
+    part.iov_base = static_cast<std::byte*>(part.iov_base) + count;
+    part.iov_len -= count;
+    bytes -= count;
+    if (part.iov_len == 0) {
+      ++request.iov;
+      --request.iov_count;
+    }
+  }
+}
+
+void copy_out(const BlockRequest& request, uint64_t bytes, std::byte* flat) {
+  for (uint32_t i = 0; bytes > 0; ++i) {
+    const size_t count = std::min<uint64_t>(bytes, request.iov[i].iov_len);
+    if (count > 0) std::memcpy(flat, request.iov[i].iov_base, count);
+    flat += count;
+    bytes -= count;
+  }
+}
+
+}  // namespace
+
+struct FileDevice::Slot {
+  IoOp io;
+  FileDevice* device = nullptr;
+  BlockRequest* request = nullptr;
+  Step step = Step::kTransfer;
+  uint64_t done_bytes = 0;  // of the request
+  uint32_t retries = 0;     // in a row, without progress
+  iovec own_iov{};          // of a bounced or zero piece
+  std::unique_ptr<std::byte, Free> bounce;
+  Slot* next_free = nullptr;
+};
+
+void FileDevice::Free::operator()(std::byte* memory) const { std::free(memory); }
+
+Result<std::unique_ptr<FileDevice>> FileDevice::open(Config config, IoThread& thread) {
+  const int flags = ::fcntl(config.fd.get(), F_GETFL);
+  if (flags < 0) return os_error(errno, "{} is not open", config.label);
+  if (!config.read_only && (flags & O_ACCMODE) == O_RDONLY) {
+    return failed("{} is open for reading only", config.label);
+  }
+  if ((flags & O_DIRECT) == 0 && ::fcntl(config.fd.get(), F_SETFL, flags | O_DIRECT) != 0) {
+    return os_error(errno, "{} cannot be used with direct I/O (O_DIRECT)", config.label);
+  }
+  const FileFacts facts = TRY(find_file_facts({.fd = config.fd.get(),
+                                               .label = config.label,
+                                               .read_only = config.read_only,
+                                               .discard = config.discard}));
+  return std::unique_ptr<FileDevice>(
+      new FileDevice(std::move(config), facts.info, facts.block_device, thread));
+}
+
+FileDevice::FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread)
+    : fd_(std::move(config.fd)),
+      label_(std::move(config.label)),
+      info_(info),
+      block_device_(block_device),
+      thread_(thread),
+      slots_(kFileDeviceOps) {
+  for (Slot& slot : slots_) {
+    slot.device = this;
+    slot.io.owner = &slot;
+    slot.io.done = completed;
+    slot.next_free = std::exchange(free_, &slot);
+  }
+  thread_.run([this] { file_ = thread_.engine().add_file(fd_.get()); });
+  for (Slot& slot : slots_) slot.io.file = file_;
+}
+
+FileDevice::~FileDevice() {
+  thread_.run([this] { thread_.engine().remove_file(file_); });
+}
+
+void FileDevice::submit(BlockRequest& request) {
+  Slot* slot = free_;
+  if (slot == nullptr) {
+    waiting_.push(request);
+    return;
+  }
+  free_ = slot->next_free;
+  start(*slot, request);
+}
+
+void FileDevice::start(Slot& slot, BlockRequest& request) {
+  slot.request = &request;
+  slot.done_bytes = 0;
+  slot.retries = 0;
+  switch (request.op) {
+    case BlockOp::kRead:
+    case BlockOp::kWrite:
+      slot.io.kind = request.op == BlockOp::kRead ? IoOpKind::kRead : IoOpKind::kWrite;
+      slot.io.dsync = request.op == BlockOp::kWrite && request.durable;
+      slot.step = aligned(request) ? Step::kTransfer : Step::kBounce;
+      start_transfer(slot);
+      return;
+    case BlockOp::kDiscard:
+    case BlockOp::kWriteZeroes:
+      start_range(slot);
+      return;
+    case BlockOp::kFlush:
+      start_sync(slot);
+      return;
+  }
+}
+
+bool FileDevice::aligned(const BlockRequest& request) const {
+  uintptr_t bits = 0;
+  for (uint32_t i = 0; i < request.iov_count; ++i) {
+    bits |= reinterpret_cast<uintptr_t>(request.iov[i].iov_base) | request.iov[i].iov_len;
+  }
+  return (bits & (info_.memory_alignment - 1)) == 0;
+}
+
+void FileDevice::send(Slot& slot) { thread_.engine().submit(slot.io); }
+
+void FileDevice::start_transfer(Slot& slot) {
+  if (slot.step == Step::kBounce) {
+    send_bounce(slot);
+    return;
+  }
+  slot.io.iov = slot.request->iov;
+  slot.io.iov_count = slot.request->iov_count;
+  slot.io.offset = slot.request->offset + slot.done_bytes;
+  send(slot);
+}
+
+void FileDevice::send_bounce(Slot& slot) {
+  const BlockRequest& request = *slot.request;
+  const uint64_t rest = request.length - slot.done_bytes;
+  const size_t piece = std::min<uint64_t>(rest, kBouncePieceBytes);
+  if (slot.bounce == nullptr) slot.bounce.reset(aligned_memory(piece));
+  if (slot.bounce == nullptr) {
+    slot.io.result = -ENOMEM;
+    thread_.defer(slot.io);
+    return;
+  }
+  if (request.op == BlockOp::kWrite) copy_out(request, piece, slot.bounce.get());
+  slot.own_iov = {.iov_base = slot.bounce.get(), .iov_len = piece};
+  slot.io.iov = &slot.own_iov;
+  slot.io.iov_count = 1;
+  slot.io.offset = request.offset + slot.done_bytes;
+  send(slot);
+}
+
+// The kernel's ways to discard or zero a range, best first; range_ended() moves to the next.
+void FileDevice::start_range(Slot& slot) {
+  const BlockRequest& request = *slot.request;
+  slot.step = Step::kRange;
+  slot.io.offset = request.offset;
+  slot.io.length = request.length;
+  const bool discard = request.op == BlockOp::kDiscard;
+  if (discard && block_device_) {
+    slot.io.kind = IoOpKind::kBlkDiscard;
+  } else if (discard || (request.may_unmap && unmap_zeroes_)) {
+    slot.io.kind = IoOpKind::kFallocate;
+    slot.io.fallocate_mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  } else if (block_device_) {
+    slot.io.kind = IoOpKind::kBlkZeroOut;
+  } else if (zero_range_) {
+    slot.io.kind = IoOpKind::kFallocate;
+    slot.io.fallocate_mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+  } else {
+    slot.step = Step::kWriteZeroes;
+    slot.io.kind = IoOpKind::kWrite;
+    slot.io.dsync = request.durable;
+    send_zero_piece(slot);
+    return;
+  }
+  send(slot);
+}
+
+void FileDevice::send_zero_piece(Slot& slot) {
+  if (zeroes_ == nullptr) {
+    zeroes_.reset(aligned_memory(kZeroPieceBytes));
+    if (zeroes_ == nullptr) {
+      slot.io.result = -ENOMEM;
+      thread_.defer(slot.io);
+      return;
+    }
+    std::memset(zeroes_.get(), 0, kZeroPieceBytes);
+  }
+  const uint64_t rest = slot.request->length - slot.done_bytes;
+  slot.own_iov = {.iov_base = zeroes_.get(), .iov_len = std::min<uint64_t>(rest, kZeroPieceBytes)};
+  slot.io.iov = &slot.own_iov;
+  slot.io.iov_count = 1;
+  slot.io.offset = slot.request->offset + slot.done_bytes;
+  send(slot);
+}
+
+void FileDevice::start_sync(Slot& slot) {
+  slot.step = Step::kSync;
+  slot.io.kind = IoOpKind::kSync;
+  send(slot);
+}
+
+void FileDevice::completed(IoOp& op) {
+  Slot& slot = *static_cast<Slot*>(op.owner);
+  FileDevice& device = *slot.device;
+  if (op.result == -EINTR || op.result == -EAGAIN) {
+    device.retry(slot, static_cast<int>(-op.result));
+    return;
+  }
+  switch (slot.step) {
+    case Step::kTransfer:
+      device.transferred(slot);
+      return;
+    case Step::kBounce:
+    case Step::kWriteZeroes:
+      device.bounced(slot);
+      return;
+    case Step::kRange:
+      device.range_ended(slot);
+      return;
+    case Step::kSync:
+      device.synced(slot);
+      return;
+  }
+}
+
+// The operation came back without progress: the same again, but not for ever.
+void FileDevice::retry(Slot& slot, int error) {
+  if (++slot.retries > kRetriesWithoutProgress) {
+    finish(slot, error);
+  } else {
+    send(slot);
+  }
+}
+
+void FileDevice::transferred(Slot& slot) {
+  const int64_t result = slot.io.result;
+  if (result == -EINVAL) {
+    slot.step = Step::kBounce;
+    send_bounce(slot);
+  } else if (result < 0) {
+    finish(slot, static_cast<int>(-result));
+  } else {
+    advance(slot);
+  }
+}
+
+// One piece of a bounced transfer, or of zeroes.
+void FileDevice::bounced(Slot& slot) {
+  if (slot.io.result < 0) {
+    finish(slot, static_cast<int>(-slot.io.result));
+  } else {
+    advance(slot);
+  }
+}
+
+// io.result bytes were moved, perhaps fewer than asked for: goes on behind them.
+void FileDevice::advance(Slot& slot) {
+  BlockRequest& request = *slot.request;
+  // Nothing at all: the file ends here, it has shrunk under us.
+  if (slot.io.result == 0) return finish(slot, EIO);
+  // O_DIRECT goes on at block boundaries only; part of a block is moved again.
+  const auto moved = static_cast<uint64_t>(slot.io.result);
+  const uint64_t whole = moved - moved % info_.logical_block_size;
+  if (whole == 0) return retry(slot, EIO);
+  slot.retries = 0;
+  slot.done_bytes += whole;
+  if (slot.step == Step::kBounce) {
+    std::byte* from = request.op == BlockOp::kRead ? slot.bounce.get() : nullptr;
+    consume(request, whole, from, false);
+  } else if (slot.step == Step::kTransfer && slot.done_bytes < request.length) {
+    consume(request, whole, nullptr, false);
+  }
+  if (slot.done_bytes == request.length) {
+    finish(slot, 0);
+  } else if (slot.step == Step::kWriteZeroes) {
+    send_zero_piece(slot);
+  } else {
+    start_transfer(slot);
+  }
+}
+
+void FileDevice::range_ended(Slot& slot) {
+  const BlockRequest& request = *slot.request;
+  const int error = static_cast<int>(-slot.io.result);
+  if (error == 0) {
+    if (request.durable) return start_sync(slot);
+    return finish(slot, 0);
+  }
+  const bool unsupported = error == EOPNOTSUPP || error == ENOSYS;
+  const bool unmapped = (slot.io.fallocate_mode & FALLOC_FL_PUNCH_HOLE) != 0;
+  if (request.op == BlockOp::kWriteZeroes && slot.io.kind == IoOpKind::kFallocate && unsupported) {
+    (unmapped ? unmap_zeroes_ : zero_range_) = false;
+    return start_range(slot);
+  }
+  finish(slot, error);
+}
+
+void FileDevice::synced(Slot& slot) {
+  if (slot.io.result < 0 && failed_flush_ == 0) {
+    failed_flush_ = static_cast<int>(-slot.io.result);
+    log::error("{}: a flush failed, and every flush will fail until the disk is opened again: {}",
+               label_, std::strerror(failed_flush_));
+  }
+  finish(slot, failed_flush_);
+}
+
+void FileDevice::finish(Slot& slot, int error) {
+  BlockRequest& request = *slot.request;
+  slot.bounce.reset();
+  slot.request = nullptr;
+  slot.next_free = std::exchange(free_, &slot);
+  if (BlockRequest* waiting = waiting_.pop(); waiting != nullptr) {
+    free_ = slot.next_free;
+    start(slot, *waiting);
+  }
+  request.error = error;
+  request.done(request);
+}
+
+}  // namespace plumb

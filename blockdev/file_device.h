@@ -1,0 +1,90 @@
+// FileDevice: a raw image or a block device, by O_DIRECT through the I/O thread's engine.
+//
+// A durable write is one operation with RWF_DSYNC and nothing more; a durable discard or
+// write-zeroes is followed by a flush, because the kernel gives those no such flag. Short
+// transfers go on where they ended, EINTR and EAGAIN are tried again, and buffers that O_DIRECT
+// does not take (EINVAL) are bounced. A flush that failed once fails for ever: what it should have
+// written may be gone.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "blockdev/block_device.h"
+#include "blockdev/block_request_list.h"
+#include "blockdev/io_engine.h"
+#include "blockdev/io_thread.h"
+
+namespace plumb {
+
+class FileDevice final : public BlockDevice {
+ public:
+  struct Config {
+    UniqueFd fd;        // open and claimed (locked, exclusive) by the caller; kept open here
+    std::string label;  // names the file in errors: its path, or its WWN
+    bool read_only = false;
+    bool discard = true;  // offer discard where the file system or the device can
+  };
+
+  // Errors: what find_file_facts() refuses, no direct I/O, a read-only descriptor without
+  // `read_only`. `thread` outlives the device. Not on `thread`'s data path: it may block.
+  static Result<std::unique_ptr<FileDevice>> open(Config config, IoThread& thread);
+  // Nothing may be in flight.
+  ~FileDevice() override;
+
+  const BlockInfo& info() const override { return info_; }
+  void submit(BlockRequest& request) override;
+
+ private:
+  enum class Step : uint8_t {
+    kTransfer,     // read or write, straight from the request's buffers
+    kBounce,       // read or write of one piece through an aligned buffer
+    kRange,        // discard or zero a range
+    kWriteZeroes,  // the range by writing zeroes, piece by piece
+    kSync,         // the flush itself, or the one after a range
+  };
+  struct Slot;
+  // Frees with free(): aligned memory.
+  struct Free {
+    void operator()(std::byte* memory) const;
+  };
+
+  FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread);
+  static void completed(IoOp& op);
+  void start(Slot& slot, BlockRequest& request);
+  void start_transfer(Slot& slot);
+  void start_range(Slot& slot);
+  void start_sync(Slot& slot);
+  void send(Slot& slot);
+  void send_bounce(Slot& slot);
+  void send_zero_piece(Slot& slot);
+  void advance(Slot& slot);
+  void transferred(Slot& slot);
+  void bounced(Slot& slot);
+  void range_ended(Slot& slot);
+  void synced(Slot& slot);
+  void retry(Slot& slot, int error);
+  void finish(Slot& slot, int error);
+  bool aligned(const BlockRequest& request) const;
+
+  UniqueFd fd_;
+  std::string label_;
+  BlockInfo info_;
+  const bool block_device_;
+  IoThread& thread_;
+  IoFile file_;
+
+  std::vector<Slot> slots_;
+  Slot* free_ = nullptr;
+  BlockRequestList waiting_;  // no slot free
+
+  bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
+  bool zero_range_ = true;                   // the file system can zero a range
+  int failed_flush_ = 0;                     // errno of the first flush that failed
+  std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
+};
+
+}  // namespace plumb

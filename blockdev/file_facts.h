@@ -1,0 +1,29 @@
+// What an open image or block device is: its size, block sizes, limits and cache, from the
+// descriptor and from sysfs.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "blockdev/block_device.h"
+
+namespace plumb {
+
+struct FileFacts {
+  BlockInfo info;
+  bool block_device = false;
+};
+
+struct FileFactsQuery {
+  int fd = -1;
+  std::string label;  // names the file in errors
+  bool read_only = false;
+  bool discard = true;  // offer discard where the file system or the device can
+  std::string sysfs_root = "/sys";
+};
+
+// Errors: neither regular file nor block device, an empty one, a size that is no multiple of its
+// block size, block sizes that are not supported.
+Result<FileFacts> find_file_facts(const FileFactsQuery& query);
+
+}  // namespace plumb

@@ -1,0 +1,115 @@
+// IoEngine: the seam between the loop of an I/O thread and the kernel interface under it
+// (io_uring, Linux AIO). Operations are collected by submit() and go to the kernel together, in
+// the one system call of wait().
+//
+// All methods run on the engine's I/O thread, which also makes and destroys it.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+
+namespace plumb {
+
+// A file made known to an engine by add_file().
+struct IoFile {
+  int fd = -1;
+  int slot = -1;  // in the engine's table of registered files; -1: none, the fd is used
+};
+
+enum class IoOpKind : uint8_t {
+  kRead,        // iov, offset
+  kWrite,       // iov, offset, dsync
+  kSync,        // fdatasync
+  kFallocate,   // mode, offset, length
+  kBlkDiscard,  // ioctl BLKDISCARD of offset, length
+  kBlkZeroOut,  // ioctl BLKZEROOUT of offset, length
+};
+
+// One operation. The submitter owns it; it, its iovecs and its buffers stay until done().
+struct IoOp {
+  using Done = void (*)(IoOp&);
+
+  IoOpKind kind = IoOpKind::kRead;
+  bool dsync = false;      // kWrite: RWF_DSYNC, on the medium before it completes
+  int fallocate_mode = 0;  // FALLOC_FL_…
+  IoFile file;
+  iovec* iov = nullptr;
+  uint32_t iov_count = 0;
+  uint64_t offset = 0;
+  uint64_t length = 0;  // for the kinds without iov
+
+  Done done = nullptr;
+  int64_t result = 0;  // set before done(): bytes moved, 0, or a negative errno
+
+  void* owner = nullptr;  // the submitter's own
+  IoOp* next = nullptr;   // for whichever list holds it now
+};
+
+// A FIFO of operations, without memory of its own.
+class IoOpList {
+ public:
+  bool empty() const { return first_ == nullptr; }
+  void push(IoOp& op) {
+    op.next = nullptr;
+    (first_ == nullptr ? first_ : last_->next) = &op;
+    last_ = &op;
+  }
+  // nullptr when empty.
+  IoOp* pop() {
+    IoOp* op = first_;
+    if (op != nullptr) first_ = op->next;
+    return op;
+  }
+  void push_all(IoOpList& other) {
+    while (IoOp* op = other.pop()) push(*op);
+  }
+
+ private:
+  IoOp* first_ = nullptr;
+  IoOp* last_ = nullptr;
+};
+
+// What a wait() brought. The loop owns and reuses it, so that nothing is allocated per turn.
+struct IoEvents {
+  IoOpList completed;           // result is set; the loop calls done()
+  std::vector<uint32_t> ready;  // tokens of the watches that fired
+};
+
+class IoEngine {
+ public:
+  virtual ~IoEngine() = default;
+
+  // "io_uring" or "libaio".
+  virtual const char* name() const = 0;
+
+  // Makes `fd`, which the caller keeps open, known for operations. Never fails: without room in
+  // the table of registered files the plain descriptor is used.
+  virtual IoFile add_file(int fd) = 0;
+  // No operation on it may be in flight.
+  virtual void remove_file(IoFile file) = 0;
+
+  // Takes `op`; it comes back once by a later wait(). Without room in the kernel it waits here,
+  // in order: there is no "full".
+  virtual void submit(IoOp& op) = 0;
+
+  enum class Trigger : uint8_t {
+    kReadable,            // each turn while readable
+    kReadableOrWritable,  // each turn while readable or writable
+    kSignal,              // once for each signal of an eventfd that nobody drains
+  };
+  // Reports `token` (below kWatches, one watch each) in IoEvents::ready when `fd` is.
+  virtual void watch(uint32_t token, int fd, Trigger trigger) = 0;
+  // The token is not reported any more, also not for what already happened.
+  virtual void unwatch(uint32_t token) = 0;
+
+  // Submits what was taken, and with `block` waits until something completes or is ready. Appends
+  // to `events`. An error of the kernel interface itself is a bug or a host out of resources:
+  // it ends the process with a message.
+  virtual void wait(bool block, IoEvents& events) = 0;
+};
+
+}  // namespace plumb

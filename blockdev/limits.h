@@ -1,0 +1,36 @@
+// The named limits of blockdev, each with its reason.
+#pragma once
+
+#include <cstdint>
+
+namespace plumb {
+
+// Submission entries of a ring: more than one turn of the loop queues; a full ring is flushed.
+inline constexpr unsigned kRingEntries = 256;
+// Completions that may wait in the ring: several devices, each with deep queues.
+inline constexpr unsigned kRingCompletions = 2048;
+// Files that a ring keeps registered: the disks of one I/O thread.
+inline constexpr unsigned kRingFiles = 64;
+// Linux AIO operations in flight; what comes on top waits in the engine, in order.
+inline constexpr unsigned kAioEvents = 512;
+// File descriptors watched by one I/O thread.
+inline constexpr unsigned kWatches = 256;
+
+// Operations of one file device in flight; what comes on top waits in the device, in order.
+inline constexpr unsigned kFileDeviceOps = 256;
+// Times an operation may come back without progress (EAGAIN, EINTR, a transfer shorter than a
+// block) before its error is passed up.
+inline constexpr unsigned kRetriesWithoutProgress = 64;
+// A misaligned transfer goes through a buffer of this size, piece by piece: what a guest can make
+// us take with kFileDeviceOps of them stays bounded.
+inline constexpr uint32_t kBouncePieceBytes = 256U << 10U;
+// Zeroes are written in pieces of this size where the file system cannot zero by itself.
+inline constexpr uint32_t kZeroPieceBytes = 1U << 20U;
+// Buffers of one request; the kernel takes no more (IOV_MAX).
+inline constexpr uint32_t kMaxIovecs = 1024;
+// The longest read or write of one request; the kernel cuts transfers at 2 GiB.
+inline constexpr uint64_t kMaxTransferBytes = 1ULL << 30U;
+// The longest discard or write-zeroes offered: one call of the kernel, which may be slow.
+inline constexpr uint64_t kMaxRangeBytes = 1ULL << 30U;
+
+}  // namespace plumb
