@@ -130,9 +130,13 @@ class [[nodiscard]] Result<void> {
 
 // The value of a Result expression, or returns its error from the enclosing function.
 // Use it as a statement or an initialiser: `auto fd = TRY(open_file(path));`
-#define TRY(expression)                                           \
-  __extension__({                                                 \
-    auto&& try_result_ = (expression);                            \
-    if (!try_result_.ok()) return std::move(try_result_).error(); \
-    std::move(try_result_).value();                               \
+#define TRY(expression) TRY_EXPAND(expression, __COUNTER__)
+#define TRY_EXPAND(expression, number) TRY_NAMED(expression, number)
+// A name of its own for each use, so that a TRY inside another's argument shadows nothing.
+#define TRY_NAMED(expression, number) TRY_WITH(expression, try_result_##number)
+#define TRY_WITH(expression, name)                  \
+  __extension__({                                   \
+    auto&& name = (expression);                     \
+    if (!name.ok()) return std::move(name).error(); \
+    std::move(name).value();                        \
   })

@@ -1,0 +1,74 @@
+// VmDefinition: what a VM consists of, as an administrator writes it in TOML or as flags.
+// docs/vm-definition.md lists the keys; the tables in definition.cc are their one source.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace plumb {
+
+struct DiskDefinition {
+  std::string id;                      // unique in the VM; the default serial
+  std::string image;                   // a raw image file, or
+  std::string lun;                     // a LUN's identity
+  std::string serial;                  // "" takes the id
+  std::string cache = "writethrough";  // or "writeback"
+  std::string engine = "auto";         // or "io_uring", "libaio"
+  bool read_only = false;
+  bool discard = true;
+  bool allow_weak_identity = false;
+};
+
+struct NetDefinition {
+  std::string tap;  // an existing tap interface
+  std::string mac;  // "" makes one from the VM's name and the interface's position
+};
+
+struct VmDefinition {
+  std::string name;
+  uint64_t memory_bytes = 512ULL << 20U;
+  bool huge_pages = false;
+  unsigned vcpus = 1;
+  std::string kernel;
+  std::string initrd;
+  std::string cmdline = "console=ttyS0";
+  std::string console = "serial";     // or "virtio": which device the console is connected to
+  std::string on_reboot = "restart";  // or "exit"
+  std::vector<DiskDefinition> disks;
+  std::vector<NetDefinition> nets;
+};
+
+// Reads a definition file's text over `definition`. Errors are of kind kUsage and name the line or
+// key; an unknown key is answered with the nearest known one. Pure.
+Result<> read_toml(std::string_view text, std::string_view file_name, VmDefinition& definition);
+
+// Sets one VM key from a flag: "memory", "512M". Pure.
+Result<> set_key(VmDefinition& definition, std::string_view key, std::string_view value);
+
+// Reads a flag such as `root.img,id=root,read-only` (image), `naa.…,serial=S` (lun),
+// `tap=t0,mac=…`.
+Result<DiskDefinition> parse_disk_flag(std::string_view text, bool lun);
+Result<NetDefinition> parse_net_flag(std::string_view text);
+
+// Fills in what was left out (ids, serials) and refuses what cannot be: no name or kernel, memory
+// or vCPUs out of range, two disks with one id, a disk with neither or both of image and lun. Pure.
+Result<> complete(VmDefinition& definition);
+
+// For the VM's process and its control API.
+nlohmann::json to_json(const VmDefinition& definition);
+Result<VmDefinition> from_json(const nlohmann::json& json);
+
+// The keys of the VM table with their help, for flags.
+struct KeyHelp {
+  std::string_view key;
+  std::string_view help;
+  bool flag = false;  // takes no value
+};
+std::vector<KeyHelp> vm_keys();
+
+}  // namespace plumb

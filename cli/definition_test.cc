@@ -1,0 +1,161 @@
+#include "cli/definition.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+namespace plumb {
+namespace {
+
+constexpr const char* kWwn = "naa.60014051234abcd5000000000000000a";
+
+// The message of the error that reading and completing `toml` gives, or "".
+std::string refusal(const std::string& toml) {
+  VmDefinition definition;
+  Result<> read = read_toml(toml, "vm.toml", definition);
+  if (read) read = complete(definition);
+  if (!read) CHECK(read.error().kind == ErrorKind::kUsage);
+  return read ? "" : read.error().message;
+}
+
+}  // namespace
+
+TEST_CASE("a definition file says what a VM consists of") {
+  VmDefinition vm;
+  REQUIRE(read_toml(R"(
+    name = "db1"
+    memory = "6G"
+    vcpus = 2
+    kernel = "/boot/vmlinuz"
+    initrd = "/boot/initrd.img"
+    cmdline = "root=/dev/vda console=ttyS0"
+    huge-pages = true
+    [[disk]]
+    id = "root"
+    image = "root.img"
+    [[disk]]
+    id = "data"
+    lun = "wwn-0x60014051234abcd5000000000000000a"
+    serial = "DATA-1"
+    cache = "writeback"
+    engine = "libaio"
+    read-only = true
+    discard = false
+    [[net]]
+    tap = "tap0"
+    mac = "52:54:00:12:34:56"
+  )",
+                    "db1.toml", vm)
+              .ok());
+  REQUIRE(complete(vm).ok());
+  CHECK(vm.name == "db1");
+  CHECK(vm.memory_bytes == 6ULL << 30U);
+  CHECK(vm.vcpus == 2);
+  CHECK(vm.huge_pages);
+  REQUIRE(vm.disks.size() == 2);
+  CHECK(vm.disks[0].image == "root.img");
+  CHECK(vm.disks[0].serial == "root");
+  CHECK(vm.disks[0].cache == "writethrough");
+  CHECK(vm.disks[0].discard);
+  CHECK(vm.disks[1].lun == kWwn);
+  CHECK(vm.disks[1].serial == "DATA-1");
+  CHECK(vm.disks[1].cache == "writeback");
+  CHECK(vm.disks[1].engine == "libaio");
+  CHECK(vm.disks[1].read_only);
+  CHECK_FALSE(vm.disks[1].discard);
+  REQUIRE(vm.nets.size() == 1);
+  CHECK(vm.nets[0].tap == "tap0");
+}
+
+TEST_CASE("flags say the same as a file") {
+  VmDefinition vm;
+  REQUIRE(set_key(vm, "name", "db1").ok());
+  REQUIRE(set_key(vm, "kernel", "vmlinuz").ok());
+  REQUIRE(set_key(vm, "memory", "1G").ok());
+  vm.disks.push_back(parse_disk_flag("root.img,id=root,read-only,cache=writeback", false).value());
+  vm.disks.push_back(parse_disk_flag(std::string(kWwn) + ",engine=io_uring", true).value());
+  vm.nets.push_back(parse_net_flag("tap=tap0").value());
+  REQUIRE(complete(vm).ok());
+  CHECK(vm.disks[0].image == "root.img");
+  CHECK(vm.disks[0].read_only);
+  CHECK(vm.disks[1].id == "disk1");
+  CHECK(vm.disks[1].lun == kWwn);
+  CHECK(vm.nets[0].mac.starts_with("52:54:00:"));
+}
+
+TEST_CASE("a definition survives the way to the VM's process") {
+  VmDefinition vm;
+  REQUIRE(set_key(vm, "name", "db1").ok());
+  vm.disks.push_back(parse_disk_flag("root.img,id=root,read-only", false).value());
+  const VmDefinition back = from_json(to_json(vm)).value();
+  CHECK(to_json(back) == to_json(vm));
+  CHECK_FALSE(from_json(nlohmann::json::parse("{}")).ok());
+  CHECK_FALSE(from_json(nlohmann::json::parse("[1]")).ok());
+}
+
+TEST_CASE("an unknown key is answered with the nearest one") {
+  CHECK_THAT(refusal("memroy = \"1G\""),
+             Catch::Contains("vm.toml: line 1: unknown key 'memroy'; did you mean 'memory'?"));
+  CHECK_THAT(refusal("[[dsik]]\nimage = \"a\""), Catch::Contains("did you mean 'disk'?"));
+  CHECK_THAT(refusal("[[disk]]\nimgae = \"a\""), Catch::Contains("did you mean 'image'?"));
+  CHECK_THAT(refusal("[[net]]\nmca = \"a\""), Catch::Contains("did you mean 'mac'?"));
+}
+
+TEST_CASE("values out of range or of the wrong kind are refused") {
+  const auto [toml, reason] = GENERATE(table<const char*, const char*>({
+      {"memory = \"1M\"", "out of range"},
+      {"memory = \"2048G\"", "out of range"},
+      {"memory = \"33M\"", "multiple of 2 MiB"},
+      {"memory = \"lots\"", "'lots' is not a size"},
+      {"memory = [1]", "takes a text"},
+      {"memory = 1.5", "takes a text"},
+      {"vcpus = 0", "from 1 to 64"},
+      {"vcpus = 65", "from 1 to 64"},
+      {"vcpus = -1", "from 1 to 64"},
+      {"vcpus = \"two\"", "from 1 to 64"},
+      {"name = \"../etc\"", "is not a name"},
+      {"name = \"-x\"", "is not a name"},
+      {"name = \"\"", "is not a name"},
+      {"console = \"vga\"", "write serial or virtio"},
+      {"on-reboot = \"ignore\"", "write restart or exit"},
+      {"huge-pages = \"maybe\"", "neither true nor false"},
+      {"[[disk]]\nlun = \"sda\"", "not the identity of a LUN"},
+      {"[[disk]]\nimage = \"a\"\ncache = \"unsafe\"", "write writethrough or writeback"},
+      {"[[disk]]\nimage = \"a\"\nengine = \"threads\"", "engine"},
+      {"[[disk]]\nimage = \"a\"\nserial = \"123456789012345678901\"", "longer than the 20 bytes"},
+      {"disk = \"a\"", "write disk as [[disk]]"},
+      {"[disk]\nimage = \"a\"", "write disk as [[disk]]"},
+      {"[[net]]\nmac = \"01:00:5e:00:00:01\"", "is not the MAC address"},
+      {"[[net]]\nmac = \"52:54:00\"", "is not the MAC address"},
+      {"name = ", "vm.toml: line 1"},
+      {"name = \"a\"\nname = \"b\"", "vm.toml: line 2"},
+      {"\x01\x02", "vm.toml: line 1"},
+  }));
+  CAPTURE(toml);
+  CHECK_THAT(refusal(toml), Catch::Contains(reason));
+}
+
+TEST_CASE("what belongs together must be there, once") {
+  const std::string good = "name = \"a\"\nkernel = \"k\"\n";
+  CHECK(refusal(good).empty());
+  CHECK_THAT(refusal("kernel = \"k\""), Catch::Contains("has no name"));
+  CHECK_THAT(refusal("name = \"a\""), Catch::Contains("has no kernel"));
+  CHECK_THAT(refusal(good + "[[disk]]\nid = \"d\""), Catch::Contains("either an image or a lun"));
+  CHECK_THAT(refusal(good + "[[disk]]\nimage = \"i\"\nlun = \"" + kWwn + "\""),
+             Catch::Contains("either an image or a lun"));
+  CHECK_THAT(
+      refusal(good + "[[disk]]\nid = \"d\"\nimage = \"1\"\n[[disk]]\nid = \"d\"\nimage = \"2\""),
+      Catch::Contains("two disks have the id 'd'"));
+  CHECK_THAT(refusal(good + "[[net]]\nmac = \"52:54:00:12:34:56\""),
+             Catch::Contains("needs a tap"));
+}
+
+TEST_CASE("flags that cannot be are refused") {
+  CHECK_FALSE(parse_disk_flag("root.img,colour=red", false).ok());
+  CHECK_FALSE(parse_disk_flag("root.img,cache", false).ok());
+  CHECK_FALSE(parse_disk_flag("sda", true).ok());
+  CHECK_FALSE(parse_disk_flag("", true).ok());
+  CHECK_FALSE(parse_net_flag("tap0").ok());
+  CHECK_FALSE(parse_net_flag("tap=t,mac=zz").ok());
+}
+
+}  // namespace plumb

@@ -1,0 +1,170 @@
+// plumb run: reads the definition of a VM, and becomes (or, detached, starts) its process.
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "cli/command.h"
+#include "cli/definition.h"
+#include "cli/runtime_folder.h"
+#include "cli/start_report.h"
+
+namespace plumb {
+namespace {
+
+struct RunOptions {
+  std::string file;
+  std::map<std::string, std::string> keys;  // VM keys given as flags
+  std::map<std::string, bool> switches;
+  std::vector<std::string> disks;
+  std::vector<std::string> luns;
+  std::vector<std::string> nets;
+  bool detach = false;
+  bool verbose = false;
+};
+
+// The file first, then the flags over it; disks and nets of both.
+Result<VmDefinition> definition_of(const RunOptions& options) {
+  VmDefinition definition;
+  if (!options.file.empty()) {
+    const std::string text = TRY(read_file(options.file));
+    TRY(read_toml(text, options.file, definition));
+  }
+  for (const auto& [key, value] : options.keys) {
+    if (!value.empty()) TRY(set_key(definition, key, value));
+  }
+  for (const auto& [key, given] : options.switches) {
+    if (given) TRY(set_key(definition, key, "true"));
+  }
+  for (const std::string& text : options.disks) {
+    definition.disks.push_back(TRY(parse_disk_flag(text, false)));
+  }
+  for (const std::string& text : options.luns) {
+    definition.disks.push_back(TRY(parse_disk_flag(text, true)));
+  }
+  for (const std::string& text : options.nets) {
+    definition.nets.push_back(TRY(parse_net_flag(text)));
+  }
+  TRY(complete(definition));
+  return definition;
+}
+
+// The VM's process reads its definition from here: nothing of it is on a command line, where every
+// user of the host could read it.
+Result<UniqueFd> definition_fd(const VmDefinition& definition) {
+  UniqueFd fd(::memfd_create("definition", 0));  // survives exec
+  if (!fd) return os_error(errno, "a memory file cannot be made");
+  const std::string text = to_json(definition).dump();
+  if (::pwrite(fd.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+    return os_error(errno, "the definition cannot be handed over");
+  }
+  return fd;
+}
+
+// plumb-vm is installed, and built, beside plumb.
+Error exec_vm(const std::string& vm_name, int definition, int status, bool verbose) {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::string program = (self.parent_path() / "plumb-vm").string();
+  const std::string definition_text = std::to_string(definition);
+  const std::string status_text = std::to_string(status);
+  const char* const arguments[] = {"plumb-vm",
+                                   vm_name.c_str(),
+                                   definition_text.c_str(),
+                                   status_text.c_str(),
+                                   verbose ? "verbose" : nullptr,
+                                   nullptr};
+  ::execv(program.c_str(), const_cast<char* const*>(arguments));
+  return os_error(errno, "{} cannot be started", program);
+}
+
+// In the child: a session of its own, no terminal, its log in a file.
+Result<> leave_terminal(const std::string& vm_name) {
+  const RuntimePaths paths(vm_name);
+  TRY(make_folders(paths.folder, 0700));
+  const UniqueFd nothing = TRY(open_file("device", "/dev/null", O_RDWR));
+  const UniqueFd log = TRY(open_file("log", paths.log, O_WRONLY | O_CREAT | O_APPEND));
+  ::setsid();
+  if (::dup2(nothing.get(), STDIN_FILENO) < 0 || ::dup2(nothing.get(), STDOUT_FILENO) < 0 ||
+      ::dup2(log.get(), STDERR_FILENO) < 0) {
+    return os_error(errno, "standard output cannot be redirected");
+  }
+  return {};
+}
+
+Result<ExitCode> run_detached(const VmDefinition& definition, int definition_fd, bool verbose) {
+  int ends[2];
+  if (::pipe(ends) != 0) return os_error(errno, "a pipe cannot be made");
+  UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child < 0) return os_error(errno, "a process for VM '{}' cannot be made", definition.name);
+  if (child == 0) {
+    read_end.reset();
+    Result<> left = leave_terminal(definition.name);
+    const Error error = left ? exec_vm(definition.name, definition_fd, write_end.get(), verbose)
+                             : std::move(left).error();
+    report_start(write_end.get(), error);
+    ::_exit(kExitFailed);
+  }
+  write_end.reset();
+  TRY(await_start(read_end.get(), definition.name));
+  fmt::print("{} runs as pid {}\n", definition.name, child);
+  return kExitOk;
+}
+
+Result<ExitCode> run_vm(const RunOptions& options) {
+  const VmDefinition definition = TRY(definition_of(options));
+  if (const pid_t pid = running_pid(definition.name); pid != 0) {
+    return make_error(ErrorKind::kLocked,
+                      "VM '{}' runs already, as pid {}; stop it or give another --name",
+                      definition.name, pid);
+  }
+  const UniqueFd fd = TRY(definition_fd(definition));
+  if (options.detach) return run_detached(definition, fd.get(), options.verbose);
+  return exec_vm(definition.name, fd.get(), -1, options.verbose);
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app, Action& action) {
+  CLI::App* run = app.add_subcommand("run", "run a VM, in the foreground or detached");
+  auto options = std::make_shared<RunOptions>();
+  run->add_option("definition", options->file, "VM definition (TOML); every key is also a flag");
+  for (const KeyHelp& key : vm_keys()) {
+    const std::string flag = "--" + std::string(key.key);
+    const std::string name(key.key);
+    const std::string help(key.help);
+    if (key.flag) {
+      run->add_flag(flag, options->switches[name], help);
+    } else {
+      run->add_option(flag, options->keys[name], help);
+    }
+  }
+  run->add_option("--disk", options->disks,
+                  "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
+                  "[,engine=io_uring|libaio][,discard=off]")
+      ->allow_extra_args(false);
+  run->add_option("--lun", options->luns, "raw LUN by identity: naa.…[,id=ID][,…as --disk]")
+      ->allow_extra_args(false);
+  run->add_option("--net", options->nets, "network interface: tap=IF[,mac=MAC]")
+      ->allow_extra_args(false);
+  run->add_flag("--detach", options->detach, "return when the VM runs");
+  run->add_flag("--verbose", options->verbose, "log more");
+  run->footer(
+      "Example: plumb run --name db1 --kernel vmlinuz --initrd initrd.img --memory 1G\n"
+      "         --cmdline 'root=/dev/vda console=ttyS0' --disk root.img --lun naa.6001405…\n"
+      "Exit: 0 the guest powered off, 4 it rebooted (--on-reboot exit), 5 it crashed.");
+  run->callback([&action, options] { action = [options] { return run_vm(*options); }; });
+}
+
+}  // namespace plumb

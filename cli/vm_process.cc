@@ -1,0 +1,194 @@
+#include "cli/vm_process.h"
+
+#include <net/if.h>
+#include <unistd.h>
+
+#include <boost/asio/post.hpp>
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/log.h"
+#include "cli/runtime_folder.h"
+#include "vmm/virtio/blk.h"
+#include "vmm/virtio/console.h"
+#include "vmm/virtio/net.h"
+#include "vmm/virtio/rng.h"
+
+namespace plumb {
+namespace {
+
+constexpr unsigned kMaxDiskQueues = 4;  // one I/O thread serves them; more only cost memory
+constexpr size_t kMaxConsoleClients = 8;
+
+}  // namespace
+
+VmProcess::VmProcess(VmDefinition definition, bool foreground)
+    : definition_(std::move(definition)), foreground_(foreground), signals_(context_) {}
+
+VmProcess::~VmProcess() {
+  vm_.reset();  // the guest and its devices first: they use all the rest
+  api_.reset();
+}
+
+Result<std::unique_ptr<VmProcess>> VmProcess::start(VmDefinition definition, bool foreground) {
+  std::unique_ptr<VmProcess> process(new VmProcess(std::move(definition), foreground));
+  process->lock_ = TRY(lock_runtime_folder(process->definition_.name));
+  TRY(process->open_disks());
+  TRY(process->open_consoles());
+  TRY(process->open_control_api());
+  process->await_signal();
+  TRY(process->boot());
+  return process;
+}
+
+Result<> VmProcess::open_disks() {
+  for (const DiskDefinition& disk : definition_.disks) disks_.push_back(TRY(open_disk(disk)));
+  return {};
+}
+
+Result<> VmProcess::open_consoles() {
+  const RuntimePaths paths(definition_.name);
+  misc_thread_ = TRY(IoThread::start({.name = "io-misc", .engine = EngineKind::kAuto}));
+  if (foreground_) terminal_.emplace(STDIN_FILENO);
+  console_ = TRY(CharHub::open(
+      {.socket_path = paths.console,
+       .max_clients = kMaxConsoleClients,
+       .lossy = true,
+       .input_fd = foreground_ ? STDIN_FILENO : -1,
+       .output_fd = foreground_ ? STDOUT_FILENO : -1,
+       .on_escape =
+           [this] { boost::asio::post(context_, [this] { press_power_button("Ctrl-]"); }); }},
+      *misc_thread_));
+  agent_ = TRY(CharHub::open({.socket_path = paths.agent}, *misc_thread_));
+  return {};
+}
+
+Result<> VmProcess::open_control_api() {
+  using Json = nlohmann::json;
+  api_ = TRY(ControlApi::listen(context_, RuntimePaths(definition_.name).control));
+  api_->handle("GET", "/vm", [this](const Json&) -> Result<Json> { return status(); });
+  api_->handle("PUT", "/vm/pause", [this](const Json&) -> Result<Json> {
+    vm_->pause();
+    return status();
+  });
+  api_->handle("PUT", "/vm/resume", [this](const Json&) -> Result<Json> {
+    vm_->resume();
+    return status();
+  });
+  api_->handle("PUT", "/vm/power-button", [this](const Json&) -> Result<Json> {
+    press_power_button("the control API");
+    return status();
+  });
+  api_->handle("PUT", "/vm/kill", [this](const Json&) -> Result<Json> {
+    // The answer leaves before the end comes.
+    boost::asio::post(context_, [this] { end(kExitOk); });
+    return status();
+  });
+  return {};
+}
+
+Result<> VmProcess::boot() {
+  vm_ = TRY(Vm::create({.name = definition_.name,
+                        .memory_bytes = definition_.memory_bytes,
+                        .huge_pages = definition_.huge_pages,
+                        .vcpus = definition_.vcpus,
+                        .serial = definition_.console == "serial" ? console_.get() : nullptr}));
+  TRY(add_devices(*vm_));
+  TRY(vm_->load_kernel({.kernel_path = definition_.kernel,
+                        .initrd_path = definition_.initrd,
+                        .command_line = definition_.cmdline}));
+  return vm_->start([this](Vm::Stopped stopped) {
+    boost::asio::post(context_, [this, stopped = std::move(stopped)] { on_stop(stopped); });
+  });
+}
+
+Result<> VmProcess::add_devices(Vm& vm) {
+  const auto queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues));
+  for (const OpenDisk& open : disks_) {
+    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(*open.disk, queues)));
+  }
+  for (const NetDefinition& net : definition_.nets) {
+    TRY(vm.add_virtio(TRY(VirtioNet::open({.tap = net.tap, .mac = net.mac}, *misc_thread_))));
+  }
+  CharBackend* console = definition_.console == "virtio" ? console_.get() : nullptr;
+  TRY(vm.add_virtio(std::make_unique<VirtioConsole>(console, agent_.get(), *misc_thread_)));
+  TRY(vm.add_virtio(std::make_unique<VirtioRng>(*misc_thread_)));
+  return {};
+}
+
+Result<ExitCode> VmProcess::run() {
+  context_.run();
+  return result_.value_or(kExitOk);
+}
+
+void VmProcess::end(ExitCode code) {
+  if (!result_) result_ = signal_ == 0 ? code : static_cast<ExitCode>(kExitSignal + signal_);
+  context_.stop();
+}
+
+void VmProcess::on_stop(const Vm::Stopped& stopped) {
+  switch (stopped.reason) {
+    case StopReason::kPowerOff:
+      log::info("the guest powered off");
+      return end(kExitOk);
+    case StopReason::kCrash:
+      log::error("the guest crashed: {}", stopped.message);
+      return end(kExitGuestCrash);
+    case StopReason::kKilled:
+      return end(kExitOk);
+    case StopReason::kReset:
+      break;
+  }
+  log::info("the guest reset itself");
+  if (definition_.on_reboot == "exit") return end(kExitGuestReset);
+  vm_.reset();
+  if (Result<> booted = boot(); !booted) {
+    result_ = std::move(booted).error();
+    context_.stop();
+  }
+}
+
+void VmProcess::await_signal() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) signals_.add(number);
+  signals_.async_wait([this](const boost::system::error_code& error, int number) {
+    if (!error) on_signal(number);
+  });
+}
+
+// The first signal presses the power button, the second does not wait for the guest.
+void VmProcess::on_signal(int number) {
+  if (signal_ != 0) return end(kExitFailed);
+  signal_ = number;
+  press_power_button("a signal; another one ends the VM at once");
+  await_signal();
+}
+
+void VmProcess::press_power_button(const char* asked_by) {
+  log::info("power button pressed by {}", asked_by);
+  vm_->power_button();
+}
+
+nlohmann::json VmProcess::status() const {
+  using Json = nlohmann::json;
+  Json disks = Json::array();
+  for (size_t i = 0; i < disks_.size(); ++i) {
+    const DiskDefinition& disk = definition_.disks[i];
+    disks.push_back({{"id", disk.id},
+                     {"serial", disk.serial},
+                     {"source", disk.lun.empty() ? disk.image : disk.lun},
+                     {"device", disks_[i].device},
+                     {"size_bytes", disks_[i].disk->info().size_bytes},
+                     {"read_only", disk.read_only},
+                     {"cache", disk.cache},
+                     {"engine", disks_[i].thread->engine_name()}});
+  }
+  return {{"name", definition_.name},
+          {"state", vm_->paused() ? "paused" : "running"},
+          {"pid", ::getpid()},
+          {"vcpus", definition_.vcpus},
+          {"memory_bytes", definition_.memory_bytes},
+          {"disks", disks}};
+}
+
+}  // namespace plumb
