@@ -1,0 +1,100 @@
+// The conformance suite over every block device, on every engine.
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include "blockdev/file_device.h"
+#include "blockdev/mem_device.h"
+#include "tests/conformance/block_device_suite.h"
+#include "tests/fakes/test_image.h"
+
+namespace plumb {
+namespace {
+
+constexpr uint64_t kSize = 16U << 20U;
+const auto kBothEngines = {EngineKind::kUring, EngineKind::kLibaio};
+
+std::unique_ptr<IoThread> start(EngineKind kind) {
+  IoThread::Config config;
+  config.name = "io-test";
+  config.engine = kind;
+  return IoThread::start(std::move(config)).value();
+}
+
+// A loop device over an image, while it lives.
+class LoopDevice {
+ public:
+  LoopDevice(const TestImage& image, uint32_t block_size) {
+    const UniqueFd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    const int number = control.valid() ? ::ioctl(control.get(), LOOP_CTL_GET_FREE) : -1;
+    if (number < 0) return;
+    path_ = "/dev/loop" + std::to_string(number);
+    fd_ = UniqueFd(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    const UniqueFd file = image.open();
+    loop_config config{};
+    config.fd = static_cast<uint32_t>(file.get());
+    config.block_size = block_size;
+    config.info.lo_flags = LO_FLAGS_DIRECT_IO;
+    if (fd_.valid() && ::ioctl(fd_.get(), LOOP_CONFIGURE, &config) != 0) fd_.reset();
+  }
+  ~LoopDevice() {
+    if (fd_.valid()) ::ioctl(fd_.get(), LOOP_CLR_FD, 0);
+  }
+  bool usable() const { return fd_.valid(); }
+  UniqueFd open() const { return open_file("device", path_, O_RDWR | O_DIRECT | O_EXCL).value(); }
+
+ private:
+  std::string path_;
+  UniqueFd fd_;
+};
+
+}  // namespace
+
+TEST_CASE("conformance: memory") {
+  for (const EngineKind kind : kBothEngines) {
+    for (const uint32_t block : {512U, 4096U}) {
+      const auto thread = start(kind);
+      BlockInfo info;
+      info.size_bytes = kSize;
+      info.logical_block_size = block;
+      info.physical_block_size = block;
+      info.max_discard_bytes = kSize;
+      info.max_write_zeroes_bytes = kSize;
+      MemDevice device(info, *thread);
+      conformance::run_block_device_suite(device, *thread);
+    }
+  }
+}
+
+TEST_CASE("conformance: image file") {
+  for (const EngineKind kind : kBothEngines) {
+    const auto thread = start(kind);
+    const TestImage image(kSize);
+    const auto device =
+        FileDevice::open({.fd = image.open(), .label = image.path()}, *thread).value();
+    conformance::run_block_device_suite(*device, *thread);
+  }
+}
+
+TEST_CASE("conformance: block device") {
+  for (const EngineKind kind : kBothEngines) {
+    for (const uint32_t block : {512U, 4096U}) {
+      const TestImage image(kSize);
+      const LoopDevice loop(image, block);
+      if (!loop.usable()) {
+        WARN("skipped: no loop device of " << block << "-byte blocks (not root?)");
+        continue;
+      }
+      const auto thread = start(kind);
+      const auto device = FileDevice::open({.fd = loop.open(), .label = "loop"}, *thread).value();
+      CHECK(device->info().logical_block_size == block);
+      CHECK(device->info().size_bytes == kSize);
+      conformance::run_block_device_suite(*device, *thread);
+    }
+  }
+}
+
+}  // namespace plumb

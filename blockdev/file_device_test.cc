@@ -1,0 +1,266 @@
+#include "blockdev/file_device.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+#include <cerrno>
+
+#include "blockdev/disk.h"
+#include "tests/fakes/block_client.h"
+#include "tests/fakes/recording_engine.h"
+#include "tests/fakes/test_image.h"
+
+namespace plumb {
+namespace {
+
+using Entry = EngineLog::Entry;
+
+const auto kBothEngines = {EngineKind::kUring, EngineKind::kLibaio};
+
+struct Fixture {
+  explicit Fixture(EngineKind kind) : thread(recording_thread(kind, log)) {
+    device = FileDevice::open({.fd = image.open(), .label = image.path()}, *thread).value();
+    client = std::make_unique<BlockClient<BlockDevice>>(*device, *thread);
+    buffer.fill_pattern(1);
+  }
+  uint64_t count(IoOpKind kind) {
+    uint64_t found = 0;
+    for (const Entry& entry : log.take()) found += entry.kind == kind ? 1 : 0;
+    return found;
+  }
+
+  TestImage image{8U << 20U};
+  EngineLog log;
+  std::unique_ptr<IoThread> thread;
+  std::unique_ptr<FileDevice> device;
+  std::unique_ptr<BlockClient<BlockDevice>> client;
+  AlignedBuffer buffer{4096};
+};
+
+Entry write_entry(uint64_t offset, uint64_t bytes, bool dsync) {
+  return {IoOpKind::kWrite, dsync, 0, offset, bytes};
+}
+
+}  // namespace
+
+TEST_CASE("a durable write is one operation with RWF_DSYNC and nothing more") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    REQUIRE(fixture.client->write(4096, fixture.buffer, true) == 0);
+    CHECK(fixture.log.take() == std::vector{write_entry(4096, 4096, true)});
+    REQUIRE(fixture.client->write(4096, fixture.buffer, false) == 0);
+    CHECK(fixture.log.take() == std::vector{write_entry(4096, 4096, false)});
+  }
+}
+
+TEST_CASE("a writethrough disk sends every write durable") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    fixture.client.reset();
+    Disk disk({.id = "data", .serial = "", .cache = CacheMode::kWritethrough},
+              std::move(fixture.device), *fixture.thread);
+    BlockClient<Disk> client(disk, *fixture.thread);
+    for (uint64_t i = 0; i < 16; ++i) REQUIRE(client.write(i * 4096, fixture.buffer) == 0);
+    const std::vector<Entry> entries = fixture.log.take();
+    REQUIRE(entries.size() == 16);
+    for (const Entry& entry : entries) CHECK(entry.dsync);
+  }
+}
+
+TEST_CASE("a durable range is followed by a flush, before it completes") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    for (const BlockOp op : {BlockOp::kDiscard, BlockOp::kWriteZeroes}) {
+      REQUIRE(fixture.client->range(op, 0, 65536, true) == 0);
+      std::vector<Entry> entries = fixture.log.take();
+      REQUIRE(entries.size() == 2);
+      CHECK(entries[0].kind == IoOpKind::kFallocate);
+      CHECK(entries[1].kind == IoOpKind::kSync);
+      REQUIRE(fixture.client->range(op, 0, 65536, false) == 0);
+      CHECK(fixture.count(IoOpKind::kSync) == 0);
+    }
+  }
+}
+
+TEST_CASE("the flush after a durable range that fails fails the range") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    fixture.log.inject({IoOpKind::kSync, -EIO});
+    CHECK(fixture.client->range(BlockOp::kWriteZeroes, 0, 4096, true) == EIO);
+  }
+}
+
+TEST_CASE("errors of the medium are passed on, each as itself") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    for (const int error : {EIO, ENOSPC, ENODATA, EBADE, ENOLINK, EREMOTEIO, ENODEV}) {
+      fixture.log.inject({IoOpKind::kWrite, -error});
+      CHECK(fixture.client->write(0, fixture.buffer, true) == error);
+      fixture.log.inject({IoOpKind::kRead, -error});
+      CHECK(fixture.client->read(0, fixture.buffer) == error);
+      fixture.log.inject({IoOpKind::kFallocate, -error});
+      CHECK(fixture.client->range(BlockOp::kDiscard, 0, 4096, true) == error);
+    }
+    CHECK(fixture.client->write(0, fixture.buffer, true) == 0);
+    CHECK(fixture.client->read(0, fixture.buffer) == 0);
+  }
+}
+
+TEST_CASE("a failed flush stays failed") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    REQUIRE(fixture.client->flush() == 0);
+    fixture.log.inject({IoOpKind::kSync, -EIO});
+    CHECK(fixture.client->flush() == EIO);
+    // The kernel reports it once; we do not forget.
+    CHECK(fixture.client->flush() == EIO);
+    CHECK(fixture.client->range(BlockOp::kDiscard, 0, 4096, true) == EIO);
+    CHECK(fixture.client->write(0, fixture.buffer, true) == 0);
+  }
+}
+
+TEST_CASE("a short transfer goes on where it ended") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    AlignedBuffer out(16384);
+    AlignedBuffer in(16384);
+    out.fill_pattern(5);
+    const std::vector<iovec> parts{out.part(0, 4096), out.part(4096, 8192), out.part(12288, 4096)};
+    fixture.log.inject({IoOpKind::kWrite, 512, true});
+    fixture.log.inject({IoOpKind::kWrite, 8192 + 512, true});
+    REQUIRE(fixture.client->transfer(BlockOp::kWrite, 8192, parts, true) == 0);
+    const std::vector<Entry> entries = fixture.log.take();
+    REQUIRE(entries.size() == 3);
+    CHECK(entries[1] == write_entry(8192 + 512, 16384 - 512, true));
+    CHECK(entries[2] == write_entry(8192 + 9216, 16384 - 9216, true));
+    fixture.log.inject({IoOpKind::kRead, 4096, true});
+    fixture.log.inject({IoOpKind::kRead, 512, true});
+    REQUIRE(fixture.client->transfer(BlockOp::kRead, 8192,
+                                     {in.part(0, 512), in.part(512, 16384 - 512)}) == 0);
+    CHECK(in == out);
+  }
+}
+
+TEST_CASE("a transfer that ends inside a block goes on at the block") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    fixture.log.inject({IoOpKind::kWrite, 1000});
+    REQUIRE(fixture.client->write(0, fixture.buffer, true) == 0);
+    std::vector<Entry> entries = fixture.log.take();
+    REQUIRE(entries.size() == 2);
+    CHECK(entries[1] == write_entry(512, 4096 - 512, true));
+  }
+}
+
+TEST_CASE("a transfer of nothing is an error, not an endless loop") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    fixture.log.inject({IoOpKind::kRead, 0});
+    CHECK(fixture.client->read(0, fixture.buffer) == EIO);
+    fixture.log.inject({IoOpKind::kWrite, 0});
+    CHECK(fixture.client->write(0, fixture.buffer) == EIO);
+  }
+}
+
+TEST_CASE("EINTR and EAGAIN are tried again, but not for ever") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    for (const IoOpKind op : {IoOpKind::kWrite, IoOpKind::kSync, IoOpKind::kFallocate}) {
+      fixture.log.inject({op, -EINTR});
+      fixture.log.inject({op, -EAGAIN});
+    }
+    CHECK(fixture.client->write(0, fixture.buffer, true) == 0);
+    CHECK(fixture.client->flush() == 0);
+    CHECK(fixture.client->range(BlockOp::kWriteZeroes, 0, 4096, true) == 0);
+    fixture.log.inject({IoOpKind::kWrite, -EAGAIN}, 65);
+    CHECK(fixture.client->write(0, fixture.buffer, true) == EAGAIN);
+    CHECK(fixture.client->write(0, fixture.buffer, true) == 0);
+  }
+}
+
+TEST_CASE("EINVAL bounces once, and stays durable") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    fixture.log.inject({IoOpKind::kWrite, -EINVAL});
+    REQUIRE(fixture.client->write(0, fixture.buffer, true) == 0);
+    CHECK(fixture.log.take() ==
+          std::vector{write_entry(0, 4096, true), write_entry(0, 4096, true)});
+    AlignedBuffer in(4096);
+    fixture.log.inject({IoOpKind::kRead, -EINVAL});
+    REQUIRE(fixture.client->read(0, in) == 0);
+    CHECK(in == fixture.buffer);
+    fixture.log.inject({IoOpKind::kWrite, -EINVAL}, 2);
+    CHECK(fixture.client->write(0, fixture.buffer, true) == EINVAL);
+  }
+}
+
+TEST_CASE("zeroes are written where the file system cannot zero by itself") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    AlignedBuffer data(3U << 20U);
+    data.fill(0xff);
+    REQUIRE(fixture.client->write(0, data) == 0);
+    fixture.log.take();
+    fixture.log.inject({IoOpKind::kFallocate, -EOPNOTSUPP}, 2);
+    constexpr uint64_t kLength = (5U << 19U) + 512;
+    REQUIRE(fixture.client->range(BlockOp::kWriteZeroes, 512, kLength, true, true) == 0);
+    std::vector<Entry> entries = fixture.log.take();
+    REQUIRE(entries.size() == 5);  // punch, zero range, three pieces
+    for (size_t i = 2; i < 5; ++i) CHECK((entries[i].kind == IoOpKind::kWrite && entries[i].dsync));
+    REQUIRE(fixture.client->read(0, data) == 0);
+    CHECK(data.data()[511] == std::byte{0xff});
+    CHECK(data.data()[512] == std::byte{0});
+    CHECK(data.data()[512 + kLength - 1] == std::byte{0});
+    CHECK(data.data()[512 + kLength] == std::byte{0xff});
+  }
+}
+
+TEST_CASE("what a device cannot be made of is refused") {
+  EngineLog log;
+  const auto thread = recording_thread(EngineKind::kAuto, log);
+  const TestImage image(1U << 20U);
+  const auto error_of = [&](UniqueFd fd, bool read_only) {
+    auto opened = FileDevice::open(
+        {.fd = std::move(fd), .label = "disk.img", .read_only = read_only}, *thread);
+    return opened.ok() ? std::string() : opened.error().message;
+  };
+  CHECK(error_of(image.open(O_RDONLY), false) == "disk.img is open for reading only");
+  CHECK(error_of(image.open(O_RDONLY), true).empty());
+  CHECK(error_of(image.open(O_RDWR), false).empty());  // O_DIRECT is added
+  CHECK(!error_of(open_file("device", "/dev/null", O_RDWR).value(), false).empty());
+  const UniqueFd odd = image.open();
+  REQUIRE(::ftruncate(odd.get(), 1000) == 0);
+  CHECK(error_of(image.open(), false).find("not a multiple") != std::string::npos);
+  REQUIRE(::ftruncate(odd.get(), 0) == 0);
+  CHECK(error_of(image.open(), false) == "disk.img is empty");
+}
+
+TEST_CASE("a read-only device offers no changes, and discard can be switched off") {
+  EngineLog log;
+  const auto thread = recording_thread(EngineKind::kAuto, log);
+  const TestImage image(1U << 20U);
+  const auto read_only =
+      FileDevice::open({.fd = image.open(O_RDONLY), .label = "image", .read_only = true}, *thread)
+          .value();
+  CHECK(read_only->info().read_only);
+  CHECK(read_only->info().max_discard_bytes == 0);
+  CHECK(read_only->info().max_write_zeroes_bytes == 0);
+  const auto plain =
+      FileDevice::open({.fd = image.open(), .label = "image", .discard = false}, *thread).value();
+  CHECK(plain->info().max_discard_bytes == 0);
+  CHECK(plain->info().max_write_zeroes_bytes > 0);
+  CHECK(plain->info().volatile_cache);
+  CHECK(plain->info().logical_block_size == 512);
+}
+
+TEST_CASE("an image that shrinks under us gives errors, not zeroes") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    const UniqueFd other = fixture.image.open();
+    REQUIRE(::ftruncate(other.get(), 4096) == 0);
+    CHECK(fixture.client->read(8192, fixture.buffer) == EIO);
+  }
+}
+
+}  // namespace plumb

@@ -1,0 +1,207 @@
+#include "blockdev/io_thread.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <semaphore>
+
+#include "base/file.h"
+#include "blockdev/io_engine.h"
+#include "blockdev/limits.h"
+
+namespace plumb {
+namespace {
+
+std::unique_ptr<IoThread> start(EngineKind kind) {
+  IoThread::Config config;
+  config.name = "io-test";
+  config.engine = kind;
+  return IoThread::start(std::move(config)).value();
+}
+
+const auto kBothEngines = {EngineKind::kUring, EngineKind::kLibaio};
+
+struct CountingEnd : BatchEnd {
+  int calls = 0;
+  void batch_end() override { ++calls; }
+};
+
+}  // namespace
+
+TEST_CASE("engine names are read, and an unknown one is refused with the known ones") {
+  CHECK(parse_engine_kind("auto").value() == EngineKind::kAuto);
+  CHECK(parse_engine_kind("io_uring").value() == EngineKind::kUring);
+  CHECK(parse_engine_kind("libaio").value() == EngineKind::kLibaio);
+  Result<EngineKind> unknown = parse_engine_kind("aio");
+  REQUIRE(!unknown.ok());
+  CHECK(unknown.error().kind == ErrorKind::kUsage);
+  CHECK(unknown.error().message.find("auto, io_uring, libaio") != std::string::npos);
+}
+
+TEST_CASE("the engine and why it was chosen are told") {
+  CHECK(start(EngineKind::kUring)->engine_name() == "io_uring");
+  CHECK(start(EngineKind::kLibaio)->engine_name() == "libaio");
+  CHECK(start(EngineKind::kLibaio)->engine_reason() == "asked for");
+  CHECK(!start(EngineKind::kAuto)->engine_reason().empty());
+}
+
+TEST_CASE("tasks run in order on the thread, and run() waits for its own") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    std::vector<int> order;
+    for (int i = 0; i < 100; ++i) {
+      thread->post([&order, &thread, i] {
+        ENSURE(thread->is_current());
+        order.push_back(i);
+      });
+    }
+    bool nested = false;
+    thread->run([&] { thread->run([&] { nested = true; }); });
+    CHECK(nested);
+    CHECK(order.size() == 100);
+    CHECK(std::is_sorted(order.begin(), order.end()));
+    CHECK(!thread->is_current());
+  }
+}
+
+TEST_CASE("a readable descriptor is reported each turn until it is drained") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    const UniqueFd fd = make_eventfd().value();
+    std::counting_semaphore<> calls(0);
+    std::atomic<int> left = 3;
+    thread->run([&] {
+      thread->watch(fd.get(), [&] {
+        if (--left == 0) drain_eventfd(fd.get());
+        calls.release();
+      });
+    });
+    signal_eventfd(fd.get());
+    for (int i = 0; i < 3; ++i) calls.acquire();
+    thread->run([&] { thread->unwatch(fd.get()); });
+    CHECK(!calls.try_acquire());
+  }
+}
+
+TEST_CASE("each signal of a watched eventfd is reported without draining it") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    const UniqueFd fd = make_eventfd().value();
+    std::counting_semaphore<> calls(0);
+    thread->run([&] { thread->watch_signal(fd.get(), [&] { calls.release(); }); });
+    for (int i = 0; i < 1000; ++i) {
+      signal_eventfd(fd.get());
+      calls.acquire();
+    }
+    // Nothing more comes by itself: turns of the loop bring no further call.
+    for (int i = 0; i < 10; ++i) thread->run([] {});
+    thread->run([&] { thread->unwatch(fd.get()); });
+    CHECK(!calls.try_acquire());
+    signal_eventfd(fd.get());
+    for (int i = 0; i < 3; ++i) thread->run([] {});
+    CHECK(!calls.try_acquire());
+  }
+}
+
+TEST_CASE("a signal from before the watch is reported") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    const UniqueFd fd = make_eventfd().value();
+    signal_eventfd(fd.get());
+    std::binary_semaphore called(0);
+    thread->run([&] { thread->watch_signal(fd.get(), [&] { called.release(); }); });
+    called.acquire();
+    thread->run([&] { thread->unwatch(fd.get()); });
+  }
+}
+
+TEST_CASE("a handler may unwatch itself, and its place is used again") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    for (int round = 0; round < 600; ++round) {
+      const UniqueFd fd = make_eventfd().value();
+      std::binary_semaphore called(0);
+      thread->run([&] {
+        thread->watch(fd.get(), [&] {
+          thread->unwatch(fd.get());
+          called.release();
+        });
+      });
+      signal_eventfd(fd.get());
+      called.acquire();
+      thread->run([] {});
+    }
+  }
+}
+
+TEST_CASE("writability is reported when asked for") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    const UniqueFd read_end(ends[0]);
+    const UniqueFd write_end(ends[1]);
+    std::binary_semaphore called(0);
+    thread->run([&] {
+      thread->watch(
+          write_end.get(),
+          [&] {
+            thread->unwatch(write_end.get());
+            called.release();
+          },
+          true);
+    });
+    called.acquire();
+    thread->run([] {});
+  }
+}
+
+TEST_CASE("the end of a batch is told once per turn, however often asked") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    CountingEnd end;
+    thread->run([&] {
+      for (int i = 0; i < 10; ++i) thread->call_at_batch_end(end);
+    });
+    thread->run([] {});
+    int calls = 0;
+    thread->run([&] { calls = end.calls; });
+    CHECK(calls == 1);
+  }
+}
+
+TEST_CASE("a deferred operation is done in a later turn, never at once") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    struct Deferred : IoOp {
+      int turns = 0;
+      bool inside = false;
+      IoThread* thread = nullptr;
+      std::binary_semaphore ended{0};
+    } op;
+    op.thread = thread.get();
+    op.done = [](IoOp& base) {
+      auto& self = static_cast<Deferred&>(base);
+      ENSURE(!self.inside);
+      if (++self.turns == 5) {
+        self.ended.release();
+        return;
+      }
+      self.inside = true;
+      self.thread->defer(self);
+      self.inside = false;
+    };
+    thread->run([&] {
+      op.inside = true;
+      thread->defer(op);
+      op.inside = false;
+    });
+    op.ended.acquire();
+    thread->run([] {});
+    CHECK(op.turns == 5);
+  }
+}
+
+}  // namespace plumb
