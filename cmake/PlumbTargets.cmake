@@ -45,15 +45,22 @@ function(plumb_library name)
   target_link_libraries(${name} PUBLIC plumb_options Threads::Threads ${ARG_DEPS})
 endfunction()
 
-# plumb_unit_test(NAME SOURCES a_test.cc … DEPS x …): one Catch2 program, one CTest entry
-# with the label "unit".
+# plumb_unit_test(NAME SOURCES a_test.cc … DEPS x … [LABEL host]): one Catch2 program; each of its
+# test cases is a CTest entry with the label "unit" (anywhere, seconds) or the one given. A test
+# that cannot run here prints "SKIPPED: REASON" and returns.
 function(plumb_unit_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;DEPS" ${ARGN})
+  if(NOT ARG_LABEL)
+    set(ARG_LABEL unit)
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE plumb_catch_main ${ARG_DEPS})
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 120)
+  catch_discover_tests(${name} TEST_PREFIX "${name}: "
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 120 SKIP_REGULAR_EXPRESSION "SKIPPED: ")
 endfunction()
+
+find_package(Catch2 2 REQUIRED)
+include(Catch)
 
 add_library(plumb_catch_main STATIC ${CMAKE_SOURCE_DIR}/tests/catch_main.cc)
 target_link_libraries(plumb_catch_main PUBLIC plumb_options)

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building, testing and demonstrating plumb need. As root, or
+# through sudo. Quick when they are there.
+set -euo pipefail
+
+packages=(
+  # building
+  g++ cmake ninja-build ccache lld pkg-config acpica-tools git
+  # libraries
+  liburing-dev libaio-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
+  nlohmann-json3-dev libseccomp-dev libcap-ng-dev
+  # tests and checks
+  catch2 librapidcheck-dev clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
+  fio util-linux iproute2 socat
+  # the lab: a QEMU machine with a stock kernel, and the guests that run in it
+  qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils e2fsprogs
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+    missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || {
+    echo "deps.sh: these packages are missing, and neither root nor sudo is at hand: ${missing[*]}" >&2
+    exit 1
+  }
+  as_root=(sudo)
+fi
+
+echo "Installing: ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+  "${missing[@]}" >/dev/null
