@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -20,6 +21,9 @@
 
 namespace plumb {
 
+// The largest queue that any device here offers.
+inline constexpr uint16_t kMaxQueueSize = 1024;
+
 class Virtqueue;
 
 // The buffers of one request. Move-only, and must be given back by Virtqueue::push; the
@@ -27,8 +31,16 @@ class Virtqueue;
 // storage of the queue that is this chain's own until it is pushed.
 class VirtqueueChain {
  public:
-  VirtqueueChain(VirtqueueChain&& other) noexcept;
-  VirtqueueChain& operator=(VirtqueueChain&& other) noexcept;
+  VirtqueueChain(VirtqueueChain&& other) noexcept { *this = std::move(other); }
+  VirtqueueChain& operator=(VirtqueueChain&& other) noexcept {
+    ENSURE(queue_ == nullptr);
+    queue_ = std::exchange(other.queue_, nullptr);
+    iov_ = other.iov_;
+    head_ = other.head_;
+    readable_count_ = other.readable_count_;
+    writable_count_ = other.writable_count_;
+    return *this;
+  }
   ~VirtqueueChain() { ENSURE(queue_ == nullptr); }
 
   // In chain order: what the driver lets the device read, then what it may write.
@@ -52,8 +64,8 @@ class Virtqueue {
  public:
   // Checks size and addresses (alignment, inside RAM as a whole). `max_segments` bounds the
   // buffers of a chain; memory for them is taken here, none later.
-  static Result<std::unique_ptr<Virtqueue>> create(const VirtioQueueSetup& setup,
-                                                   uint64_t features, const GuestMemory& memory,
+  static Result<std::unique_ptr<Virtqueue>> create(const VirtioQueueSetup& setup, uint64_t features,
+                                                   const GuestMemory& memory,
                                                    uint16_t max_segments);
   // Every chain must have been pushed or abandoned.
   ~Virtqueue();
@@ -83,9 +95,37 @@ class Virtqueue {
   void abandon(VirtqueueChain chain);
 
  private:
-  Virtqueue() = default;
-  uint16_t size_ = 0;
-  // The rest belongs to queue.cc; see there.
+  struct Descriptor;
+  struct Table;
+
+  Virtqueue(uint16_t size, uint64_t features, const GuestMemory& memory, uint16_t max_segments);
+  Result<> map(const VirtioQueueSetup& setup);
+  Result<> walk(uint16_t head, VirtqueueChain& chain) const;
+  Result<> enter_indirect(const Descriptor& descriptor, Table& table) const;
+  Result<> add_buffer(const Descriptor& descriptor, VirtqueueChain& chain) const;
+  void free_chain(VirtqueueChain& chain);
+
+  const GuestMemory& memory_;
+  const uint16_t size_;
+  const uint16_t max_segments_;
+  const bool indirect_;   // INDIRECT_DESC negotiated
+  const bool event_idx_;  // EVENT_IDX negotiated
+
+  // In guest memory. Of the available ring: flags, index, entries, used_event; of the used ring:
+  // flags, index, entries of 8 bytes, avail_event.
+  const std::byte* descriptors_ = nullptr;
+  uint16_t* available_ = nullptr;
+  std::byte* used_ = nullptr;
+
+  uint16_t next_available_ = 0;
+  uint16_t next_used_ = 0;  // pushed
+  uint16_t published_ = 0;  // of them, what the driver has been told
+
+  // Room for the buffers of as many chains as can be in flight, in slots of max_segments_; a
+  // stack of free slots, so that a queue with few chains in flight touches few of them.
+  std::unique_ptr<iovec[]> storage_;
+  std::vector<uint16_t> free_slots_;
+  std::vector<bool> head_in_flight_;
 };
 
 }  // namespace plumb
