@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Every kind of bad input: a clear error, the right exit code, and nothing changed.
+
+Those that need real LUNs are in tests/lab/cases.
+"""
+import os
+import pathlib
+import subprocess
+import unittest
+
+from plumb_process import PLUMB, PROBE, PlumbTest, kvm_missing, main
+
+FAILED, USAGE, NOT_FOUND, LOCKED = 1, 2, 10, 11
+WWN = "naa.60014051234abcd5000000000000000a"
+
+
+def image_digest(path):
+    return subprocess.run(["sha256sum", path], capture_output=True, check=True).stdout
+
+
+class DefinitionTest(PlumbTest):
+    def refused(self, code, *texts, arguments):
+        self.assert_refused(self.plumb("run", *arguments), code, *texts)
+        self.assertEqual(list(self.folder.glob("run/*")), [])
+
+    def toml(self, text):
+        path = self.folder / "vm.toml"
+        path.write_text(text)
+        return path
+
+    def test_unknown_key_names_the_nearest(self):
+        self.refused(USAGE, "unknown key 'memroy'", "did you mean 'memory'?",
+                     arguments=[self.toml('name = "a"\nmemroy = "1G"\n')])
+
+    def test_broken_toml_names_the_line(self):
+        self.refused(USAGE, "line 2", arguments=[self.toml('name = "a"\nmemory = \n')])
+
+    def test_missing_definition_file(self):
+        self.refused(FAILED, "/none.toml cannot be opened", arguments=["/none.toml"])
+
+    def test_memory_out_of_range(self):
+        for size in ("1M", "4096G", "17M", "much"):
+            self.refused(USAGE, "--memory", size,
+                         arguments=["--name", "a", "--kernel", "k", "--memory", size])
+
+    def test_vcpus_out_of_range(self):
+        for count in ("0", "65", "-1", "many"):
+            self.refused(USAGE, "from 1 to 64",
+                         arguments=["--name", "a", "--kernel", "k", f"--vcpus={count}"])
+
+    def test_two_disks_with_one_id(self):
+        self.refused(USAGE, "two disks have the id 'd'",
+                     arguments=["--name", "a", "--kernel", "k", "--disk", "x,id=d",
+                                "--disk", "y,id=d"])
+
+    def test_name_that_would_leave_the_runtime_folder(self):
+        self.refused(USAGE, "is not a name", arguments=["--name", "../x", "--kernel", "k"])
+
+    def test_unknown_flag_and_command(self):
+        self.assert_refused(self.plumb("run", "--nmae", "a"), USAGE, "--nmae")
+        self.assert_refused(self.plumb("rnu"), USAGE, "rnu")
+        self.assert_refused(self.plumb(), USAGE)
+
+    def test_unknown_vm(self):
+        for verb in ("stop", "kill", "pause", "resume", "console"):
+            self.assert_refused(self.plumb(verb, "nobody"), NOT_FOUND, "no VM 'nobody' runs here")
+
+
+class LunTest(PlumbTest):
+    def test_text_that_is_no_identity(self):
+        self.assert_refused(self.plumb("run", "--name", "a", "--kernel", "k", "--lun", "/dev/sda"),
+                            USAGE, "not the identity of a LUN")
+
+    def test_unknown_wwn(self):
+        self.assert_refused(self.plumb("run", "--name", "a", "--kernel", PROBE, "--lun", WWN),
+                            FAILED, f"LUN {WWN} is not on this host")
+        self.assert_refused(self.plumb("lun", "show", WWN), FAILED, f"LUN {WWN} is not on this host")
+
+
+class ImageTest(PlumbTest):
+    def refused(self, path, code, *texts, options=""):
+        done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE,
+                          "--disk", f"{path}{options}")
+        self.assert_refused(done, code, str(path), *texts)
+
+    def test_missing(self):
+        self.refused(self.folder / "none.img", FAILED, "No such file")
+
+    def test_empty(self):
+        path = self.folder / "empty.img"
+        path.touch()
+        self.refused(path, FAILED, "empty")
+
+    def test_unaligned(self):
+        path = self.folder / "odd.img"
+        path.write_bytes(bytes(1000))
+        self.refused(path, FAILED, "512")
+        self.assertEqual(path.stat().st_size, 1000)
+
+    def test_read_only_file(self):
+        path = self.image(size=1 << 20)
+        subprocess.run(["chattr", "+i", path], check=False)  # root passes permissions by
+        path.chmod(0o444)
+        try:
+            done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE,
+                              "--disk", path, before=UNPRIVILEGED if os.geteuid() == 0 else ())
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("read-only", done.stderr)
+        finally:
+            subprocess.run(["chattr", "-i", path], check=False)
+
+    def test_folder(self):
+        self.refused(self.folder, FAILED, "folder")
+
+    def test_device_node(self):
+        self.refused(pathlib.Path("/dev/null"), FAILED)
+
+    def test_file_system_without_direct_io(self):
+        shared = pathlib.Path("/dev/shm/plumb-test.img")
+        shared.write_bytes(bytes(1 << 20))
+        try:
+            done = self.run_probe("hello", "--disk", shared)
+            if done.returncode == 0:
+                self.skipTest("SKIPPED: this kernel's tmpfs has direct I/O")
+            self.assert_refused(done, FAILED, str(shared), "direct I/O")
+        finally:
+            shared.unlink()
+
+    def test_image_used_twice_in_one_vm(self):
+        path = self.image(size=1 << 20)
+        done = self.run_probe("hello", "--disk", f"{path},id=a", "--disk", f"{path},id=b")
+        self.assert_refused(done, LOCKED, str(path))
+
+
+# As nobody, without the capabilities that pass permissions by.
+UNPRIVILEGED = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+
+
+class KernelTest(PlumbTest):
+    def refused(self, content, *texts):
+        path = self.folder / "kernel"
+        path.write_bytes(content)
+        done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", path)
+        self.assert_refused(done, FAILED, str(path), *texts)
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_no_kernel(self):
+        self.refused(b"#!/bin/sh\n" * 1000, "kernel")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_empty(self):
+        self.refused(b"")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_truncated_bzimage(self):
+        self.refused(bzimage()[:0x250])
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_32_bit_bzimage(self):
+        self.refused(bzimage(xloadflags=0) + bytes(1 << 20), "64-bit")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_elf_without_pvh_note(self):
+        self.refused(pathlib.Path(PLUMB).read_bytes(), "PVH")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_missing_kernel_and_initrd(self):
+        done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", "/none")
+        self.assert_refused(done, FAILED, "/none", "No such file")
+        done = self.run_probe("hello", "--initrd", "/none")
+        self.assert_refused(done, FAILED, "/none", "No such file")
+
+
+def bzimage(xloadflags=1):
+    """The head of a bzImage (Documentation/arch/x86/boot.rst) with one setup sector."""
+    head = bytearray(0x1000)
+    head[0x1f1] = 4
+    head[0x1fe:0x200] = b"\x55\xaa"
+    head[0x202:0x206] = b"HdrS"
+    head[0x206:0x208] = (0x020f).to_bytes(2, "little")
+    head[0x211] = 1
+    head[0x236:0x238] = xloadflags.to_bytes(2, "little")
+    head[0x1f4:0x1f8] = (1 << 16).to_bytes(4, "little")
+    return bytes(head)
+
+
+class KvmTest(PlumbTest):
+    @unittest.skipUnless(os.geteuid() == 0, "SKIPPED: hiding /dev/kvm needs root")
+    def test_no_kvm_device(self):
+        done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE,
+                          before=("unshare", "--mount", "sh", "-c",
+                                  'mount -t tmpfs none /dev && exec "$@"', "sh"))
+        self.assert_refused(done, FAILED, "/dev/kvm")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    @unittest.skipUnless(os.geteuid() == 0, "SKIPPED: becoming another user needs root")
+    def test_no_permission(self):
+        self.folder.chmod(0o777)
+        done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE,
+                          before=UNPRIVILEGED)
+        if os.stat("/dev/kvm").st_mode & 0o006 == 0o006:
+            self.skipTest("SKIPPED: /dev/kvm is for everybody here")
+        self.assert_refused(done, FAILED, "/dev/kvm", "kvm")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_memory_that_does_not_fit(self):
+        done = self.plumb("run", "--name", "a", "--memory", "1024G", "--kernel", PROBE)
+        self.assert_refused(done, FAILED, "memory")
+
+
+@unittest.skipIf(kvm_missing(), str(kvm_missing()))
+class InUseTest(PlumbTest):
+    def spinning(self, name, *more):
+        process = self.start("run", "--name", name, "--memory", "32M", "--kernel", PROBE,
+                             "--cmdline", "spin", *more)
+        self.wait_for_line(process, "spinning")
+        return process
+
+    def test_name_already_running(self):
+        first = self.spinning("db1")
+        self.assert_refused(self.run_probe("hello", name="db1"), LOCKED, "VM 'db1' runs already",
+                            str(first.pid))
+
+    def test_image_locked_by_another_vm(self):
+        path = self.image(size=1 << 20)
+        first = self.spinning("db1", "--disk", path)
+        before = image_digest(path)
+        self.assert_refused(self.run_probe("test", "--disk", path, name="db2"), LOCKED,
+                            str(path), "VM db1", str(first.pid))
+        self.assertEqual(image_digest(path), before)
+
+    def test_image_shared_read_only(self):
+        path = self.image(size=1 << 20)
+        self.spinning("db1", "--disk", f"{path},read-only")
+        self.assertEqual(self.run_probe("hello", "--disk", f"{path},read-only", name="db2").returncode,
+                         0)
+        self.assert_refused(self.run_probe("hello", "--disk", path, name="db3"), LOCKED, "VM db1")
+
+
+if __name__ == "__main__":
+    main()
