@@ -14,19 +14,12 @@
 #include "base/result.h"
 #include "vmm/char_backend.h"
 #include "vmm/guest_memory.h"
+#include "vmm/stop_reason.h"
 #include "vmm/virtio/virtio_device.h"
 
 namespace plumb {
 
 inline constexpr unsigned kMaxVcpus = 64;
-
-// Why a guest's run ended.
-enum class StopReason : uint8_t {
-  kPowerOff,   // ACPI S5
-  kReset,      // reset register 0xcf9, keyboard controller, ACPI reset
-  kCrash,      // triple fault, or KVM could not go on; the message says which
-  kKilled,     // the Vm was destroyed or kill() called
-};
 
 class Vm {
  public:
@@ -43,10 +36,7 @@ class Vm {
     std::string initrd_path;  // "" for none
     std::string command_line;
   };
-  struct Stopped {
-    StopReason reason = StopReason::kKilled;
-    std::string message;  // for kCrash: what happened, with the vCPU and its RIP
-  };
+  using Stopped = plumb::Stopped;
 
   // Errors: no /dev/kvm, no permission, KVM lacks what is needed, memory that does not fit.
   static Result<std::unique_ptr<Vm>> create(Config config);
