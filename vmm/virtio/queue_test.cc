@@ -208,9 +208,9 @@ TEST_CASE("create: a queue that is no queue is refused") {
   FakeQueue driver(guest, 16);
   const VirtioQueueSetup good = driver.setup();
   CHECK(create_error(good, guest).empty());
-  for (const uint16_t size : {0, 3, 15, 2048, 32768, 65535}) {
+  for (const unsigned size : {0U, 3U, 15U, 2048U, 32768U, 65535U}) {
     VirtioQueueSetup bad = good;
-    bad.size = size;
+    bad.size = static_cast<uint16_t>(size);
     CHECK(has(create_error(bad, guest), "not a power of two up to 1024"));
   }
   for (GuestAddress VirtioQueueSetup::*ring :
