@@ -40,6 +40,7 @@ long_mode:
     movw %ax, %es
     movl $0x28, %eax
     ltr %ax
+    movl $stack_end, %esp          // PVH leaves it undefined
     movl %ebx, %edi                // first argument: hvm_start_info
     pushq $0x1b                    // ss
     pushq $user_stack_end
