@@ -4,13 +4,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
-#include <memory>
 #include <string_view>
 
 #include "base/unix_socket.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/runtime_folder.h"
 #include "cli/terminal.h"
 #include "cli/vm_client.h"
@@ -55,6 +53,8 @@ void relay(int socket) {
   }
 }
 
+}  // namespace
+
 Result<ExitCode> attach_console(const std::string& name) {
   TRY(VmClient::find(name));
   const UniqueFd socket = TRY(connect_unix(RuntimePaths(name).console));
@@ -66,16 +66,6 @@ Result<ExitCode> attach_console(const std::string& name) {
   }
   if (terminal) fmt::print(stderr, "\nDisconnected from VM '{}'.\n", name);
   return kExitOk;
-}
-
-}  // namespace
-
-void add_console_command(CLI::App& app, Action& action) {
-  CLI::App* console = app.add_subcommand("console", "connect to the console of a VM");
-  auto name = std::make_shared<std::string>();
-  console->add_option("name", *name, "name of the VM")->required();
-  console->footer("Example: plumb console db1    (Ctrl-] leaves)");
-  console->callback([&action, name] { action = [name] { return attach_console(*name); }; });
 }
 
 }  // namespace plumb

@@ -4,16 +4,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/file.h"
 #include "base/size.h"
 #include "blockdev/io_thread.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"
 #include "rdm/lun_resolver.h"
@@ -122,7 +120,9 @@ Finding check_luns() {
   return {Verdict::kOk, "LUNs", fmt::format("{} visible; see `plumb lun list`", luns.size())};
 }
 
-Result<ExitCode> examine(bool json) {
+}  // namespace
+
+Result<ExitCode> examine_host(bool json) {
   const Finding findings[] = {
       check_kvm(),
       check_engine(EngineKind::kUring, "io_uring", Verdict::kWarning,
@@ -148,16 +148,6 @@ Result<ExitCode> examine(bool json) {
   }
   if (json) print_json(all);
   return code;
-}
-
-}  // namespace
-
-void add_doctor_command(CLI::App& app, Action& action) {
-  CLI::App* doctor = app.add_subcommand("doctor", "examine this host: KVM, engines, limits, LUNs");
-  auto json = std::make_shared<bool>(false);
-  doctor->add_flag("--json", *json, "print JSON");
-  doctor->footer("Example: plumb doctor    (exit code 1 when VMs cannot run here)");
-  doctor->callback([&action, json] { action = [json] { return examine(*json); }; });
 }
 
 }  // namespace plumb

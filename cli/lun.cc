@@ -1,13 +1,11 @@
 // plumb lun list, lun show: the LUNs this host sees, and who uses them.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/process.h"
 #include "base/size.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/output.h"
 #include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
@@ -45,6 +43,8 @@ Json describe(const Lun& lun, const SystemRoots& roots) {
           {"use", user_of(lun, roots)}};
 }
 
+}  // namespace
+
 Result<ExitCode> list_luns(bool json) {
   const LunResolver resolver;
   Json all = Json::array();
@@ -75,26 +75,6 @@ Result<ExitCode> show_lun(const std::string& wwn, bool json) {
     fmt::print("{:<20} {}\n", key, printable(text));
   }
   return kExitOk;
-}
-
-}  // namespace
-
-void add_lun_commands(CLI::App& app, Action& action) {
-  CLI::App* lun = app.add_subcommand("lun", "LUNs that this host sees");
-  lun->require_subcommand(1);
-  auto json = std::make_shared<bool>(false);
-  auto wwn = std::make_shared<std::string>();
-
-  CLI::App* list = lun->add_subcommand("list", "list LUNs with their WWN and use");
-  list->add_flag("--json", *json, "print JSON");
-  list->footer("Example: plumb lun list");
-  list->callback([&action, json] { action = [json] { return list_luns(*json); }; });
-
-  CLI::App* show = lun->add_subcommand("show", "all facts about one LUN");
-  show->add_option("wwn", *wwn, "identity, e.g. naa.6001405…")->required();
-  show->add_flag("--json", *json, "print JSON");
-  show->footer("Example: plumb lun show naa.60014051234abcd5000000000000000a");
-  show->callback([&action, json, wwn] { action = [json, wwn] { return show_lun(*wwn, *json); }; });
 }
 
 }  // namespace plumb

@@ -1,13 +1,114 @@
-// plumb: the administrator's command. Each command is in a file of its own; a VM itself is the
-// program plumb-vm (vm_main.cc).
+// plumb: the administrator's command. Its command line is defined here, what the commands do in a
+// file each (commands.h); a VM itself is the program plumb-vm (vm_main.cc).
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 
-#include "cli/command.h"
+#include "cli/commands.h"
+#include "cli/definition.h"
 
 namespace plumb {
 namespace {
+
+// Where the parser puts what it finds; lives as long as the parser.
+struct Arguments {
+  RunOptions run;
+  std::string name;
+  std::string wwn;
+  int timeout_s = 60;
+  bool json = false;
+};
+using Action = std::function<Result<ExitCode>()>;
+
+CLI::App* add_command(CLI::App& app, const char* name, const char* help, const char* example) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->footer(std::string("Example: ") + example);
+  return command;
+}
+
+void add_run(CLI::App& app, RunOptions& options, Action& action) {
+  CLI::App* run = add_command(
+      app, "run", "run a VM, in the foreground or detached",
+      "plumb run --name db1 --kernel vmlinuz --initrd initrd.img --memory 1G\n"
+      "         --cmdline 'root=/dev/vda console=ttyS0' --disk root.img --lun naa.6001405…\n"
+      "Exit: 0 the guest powered off, 4 it rebooted (--on-reboot exit), 5 it crashed.");
+  run->add_option("definition", options.file, "VM definition (TOML); every key is also a flag");
+  for (const KeyHelp& key : vm_keys()) {
+    const std::string flag = "--" + std::string(key.key);
+    const std::string name(key.key);
+    const std::string help(key.help);
+    if (key.flag) {
+      run->add_flag(flag, options.switches[name], help);
+    } else {
+      run->add_option(flag, options.keys[name], help);
+    }
+  }
+  run->add_option("--disk", options.disks,
+                  "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
+                  "[,engine=io_uring|libaio][,discard=off]")
+      ->allow_extra_args(false);
+  run->add_option("--lun", options.luns, "raw LUN by identity: naa.…[,id=ID][,… as --disk]")
+      ->allow_extra_args(false);
+  run->add_option("--net", options.nets, "network interface: tap=IF[,mac=MAC]")
+      ->allow_extra_args(false);
+  run->add_flag("--detach", options.detach, "return when the VM runs");
+  run->add_flag("--verbose", options.verbose, "log more");
+  run->callback([&] { action = [&options] { return run_vm(options); }; });
+}
+
+// A command about one running VM.
+CLI::App* add_vm_command(CLI::App& app, Arguments& arguments, const char* name, const char* help,
+                         const char* example) {
+  CLI::App* command = add_command(app, name, help, example);
+  command->add_option("name", arguments.name, "name of the VM")->required();
+  return command;
+}
+
+void add_vm_commands(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* ps = add_command(app, "ps", "list running VMs", "plumb ps --json");
+  ps->add_flag("--json", args.json, "print JSON");
+  ps->callback([&] { action = [&args] { return list_vms(args.json); }; });
+
+  CLI::App* stop =
+      add_vm_command(app, args, "stop", "press the power button; kill after a timeout",
+                     "plumb stop db1 --timeout 120    (exit code 3: it had to be killed)");
+  stop->add_option("--timeout", args.timeout_s, "seconds until the VM is killed")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  stop->callback([&] { action = [&args] { return stop_vm(args.name, args.timeout_s); }; });
+
+  add_vm_command(app, args, "kill", "end a VM at once, as if its power failed", "plumb kill db1")
+      ->callback([&] { action = [&args] { return kill_vm(args.name); }; });
+  add_vm_command(app, args, "pause", "stop the vCPUs of a VM", "plumb pause db1")->callback([&] {
+    action = [&args] { return change_state(args.name, "/vm/pause"); };
+  });
+  add_vm_command(app, args, "resume", "let a paused VM go on", "plumb resume db1")->callback([&] {
+    action = [&args] { return change_state(args.name, "/vm/resume"); };
+  });
+  add_vm_command(app, args, "console", "connect to the console of a VM",
+                 "plumb console db1    (Ctrl-] leaves)")
+      ->callback([&] { action = [&args] { return attach_console(args.name); }; });
+}
+
+void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* lun = app.add_subcommand("lun", "LUNs that this host sees");
+  lun->require_subcommand(1);
+  CLI::App* list = add_command(*lun, "list", "list LUNs with their WWN and use", "plumb lun list");
+  list->add_flag("--json", args.json, "print JSON");
+  list->callback([&] { action = [&args] { return list_luns(args.json); }; });
+
+  CLI::App* show = add_command(*lun, "show", "all facts about one LUN",
+                               "plumb lun show naa.60014051234abcd5000000000000000a");
+  show->add_option("wwn", args.wwn, "identity, e.g. naa.6001405…")->required();
+  show->add_flag("--json", args.json, "print JSON");
+  show->callback([&] { action = [&args] { return show_lun(args.wwn, args.json); }; });
+
+  CLI::App* doctor = add_command(app, "doctor", "examine this host: KVM, engines, limits, LUNs",
+                                 "plumb doctor    (exit code 1: VMs cannot run here)");
+  doctor->add_flag("--json", args.json, "print JSON");
+  doctor->callback([&] { action = [&args] { return examine_host(args.json); }; });
+}
 
 int report(const Error& error) {
   fmt::print(stderr, "plumb: {}\n", error.message);
@@ -19,12 +120,11 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
   app.footer("Each command has --help with an example. Manual: plumb(1).");
+  Arguments arguments;
   Action action;
-  add_run_command(app, action);
-  add_vm_commands(app, action);
-  add_console_command(app, action);
-  add_lun_commands(app, action);
-  add_doctor_command(app, action);
+  add_run(app, arguments.run, action);
+  add_vm_commands(app, arguments, action);
+  add_host_commands(app, arguments, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

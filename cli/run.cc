@@ -5,32 +5,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <filesystem>
-#include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/definition.h"
 #include "cli/runtime_folder.h"
 #include "cli/start_report.h"
 
 namespace plumb {
 namespace {
-
-struct RunOptions {
-  std::string file;
-  std::map<std::string, std::string> keys;  // VM keys given as flags
-  std::map<std::string, bool> switches;
-  std::vector<std::string> disks;
-  std::vector<std::string> luns;
-  std::vector<std::string> nets;
-  bool detach = false;
-  bool verbose = false;
-};
 
 // The file first, then the flags over it; disks and nets of both.
 Result<VmDefinition> definition_of(const RunOptions& options) {
@@ -122,6 +108,8 @@ Result<ExitCode> run_detached(const VmDefinition& definition, int definition_fd,
   return kExitOk;
 }
 
+}  // namespace
+
 Result<ExitCode> run_vm(const RunOptions& options) {
   const VmDefinition definition = TRY(definition_of(options));
   if (const pid_t pid = running_pid(definition.name); pid != 0) {
@@ -132,39 +120,6 @@ Result<ExitCode> run_vm(const RunOptions& options) {
   const UniqueFd fd = TRY(definition_fd(definition));
   if (options.detach) return run_detached(definition, fd.get(), options.verbose);
   return exec_vm(definition.name, fd.get(), -1, options.verbose);
-}
-
-}  // namespace
-
-void add_run_command(CLI::App& app, Action& action) {
-  CLI::App* run = app.add_subcommand("run", "run a VM, in the foreground or detached");
-  auto options = std::make_shared<RunOptions>();
-  run->add_option("definition", options->file, "VM definition (TOML); every key is also a flag");
-  for (const KeyHelp& key : vm_keys()) {
-    const std::string flag = "--" + std::string(key.key);
-    const std::string name(key.key);
-    const std::string help(key.help);
-    if (key.flag) {
-      run->add_flag(flag, options->switches[name], help);
-    } else {
-      run->add_option(flag, options->keys[name], help);
-    }
-  }
-  run->add_option("--disk", options->disks,
-                  "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
-                  "[,engine=io_uring|libaio][,discard=off]")
-      ->allow_extra_args(false);
-  run->add_option("--lun", options->luns, "raw LUN by identity: naa.…[,id=ID][,…as --disk]")
-      ->allow_extra_args(false);
-  run->add_option("--net", options->nets, "network interface: tap=IF[,mac=MAC]")
-      ->allow_extra_args(false);
-  run->add_flag("--detach", options->detach, "return when the VM runs");
-  run->add_flag("--verbose", options->verbose, "log more");
-  run->footer(
-      "Example: plumb run --name db1 --kernel vmlinuz --initrd initrd.img --memory 1G\n"
-      "         --cmdline 'root=/dev/vda console=ttyS0' --disk root.img --lun naa.6001405…\n"
-      "Exit: 0 the guest powered off, 4 it rebooted (--on-reboot exit), 5 it crashed.");
-  run->callback([&action, options] { action = [options] { return run_vm(*options); }; });
 }
 
 }  // namespace plumb

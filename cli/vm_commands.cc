@@ -1,18 +1,15 @@
 // plumb ps, stop, kill, pause, resume: clients of a running VM's control API.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/size.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"
 #include "cli/vm_client.h"
 
 namespace plumb {
-namespace {
 
 using Json = nlohmann::json;
 
@@ -72,44 +69,6 @@ Result<ExitCode> change_state(const std::string& name, const std::string& target
   const VmClient vm = TRY(VmClient::find(name));
   TRY(vm.put(target));
   return kExitOk;
-}
-
-}  // namespace
-
-void add_vm_commands(CLI::App& app, Action& action) {
-  CLI::App* ps = app.add_subcommand("ps", "list running VMs");
-  auto json = std::make_shared<bool>(false);
-  ps->add_flag("--json", *json, "print JSON");
-  ps->footer("Example: plumb ps --json");
-  ps->callback([&action, json] { action = [json] { return list_vms(*json); }; });
-
-  auto name = std::make_shared<std::string>();
-  auto timeout_s = std::make_shared<int>(60);
-  CLI::App* stop = app.add_subcommand("stop", "press the power button; kill after a timeout");
-  stop->add_option("name", *name, "name of the VM")->required();
-  stop->add_option("--timeout", *timeout_s, "seconds until the VM is killed (exit code 3)")
-      ->check(CLI::Range(0, 86400))
-      ->capture_default_str();
-  stop->footer("Example: plumb stop db1 --timeout 120");
-  stop->callback([&action, name, timeout_s] {
-    action = [name, timeout_s] { return stop_vm(*name, *timeout_s); };
-  });
-
-  CLI::App* kill = app.add_subcommand("kill", "end a VM at once, as if its power failed");
-  kill->add_option("name", *name, "name of the VM")->required();
-  kill->footer("Example: plumb kill db1");
-  kill->callback([&action, name] { action = [name] { return kill_vm(*name); }; });
-
-  const std::pair<const char*, const char*> kChanges[] = {{"pause", "stop the vCPUs of a VM"},
-                                                          {"resume", "let a paused VM go on"}};
-  for (const auto& [verb, help] : kChanges) {
-    CLI::App* command = app.add_subcommand(verb, help);
-    command->add_option("name", *name, "name of the VM")->required();
-    command->footer(fmt::format("Example: plumb {} db1", verb));
-    command->callback([&action, name, target = fmt::format("/vm/{}", verb)] {
-      action = [name, target] { return change_state(*name, target); };
-    });
-  }
 }
 
 }  // namespace plumb

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -32,12 +33,14 @@ Result<VmDefinition> read_definition(int fd) {
   return from_json(json);
 }
 
-Result<ExitCode> run(int definition_fd, int status_fd) {
-  VmDefinition definition = TRY(read_definition(definition_fd));
-  std::unique_ptr<VmProcess> process = TRY(VmProcess::start(std::move(definition), status_fd < 0));
-  report_start(status_fd, Error{});
-  if (status_fd >= 0) ::close(status_fd);
-  return process->run();
+// `status_fd` becomes -1 once the start is reported.
+Result<ExitCode> run(int definition_fd, int& status_fd) {
+  const VmDefinition definition = TRY(read_definition(definition_fd));
+  const bool foreground = status_fd < 0;
+  return serve_vm(definition, foreground, [&status_fd] {
+    report_start(status_fd, Error{});
+    if (status_fd >= 0) ::close(std::exchange(status_fd, -1));
+  });
 }
 
 int run_main(int argc, char** argv) {
@@ -46,7 +49,7 @@ int run_main(int argc, char** argv) {
     return kExitUsage;
   }
   const bool verbose = argc > 4 && std::string_view(argv[4]) == "verbose";
-  const int status_fd = number_of(argv[3]);
+  int status_fd = number_of(argv[3]);
   log::configure(fmt::format("plumb-vm[{}]", argv[1]),
                  verbose ? log::Level::kDebug : log::Level::kInfo);
   ::signal(SIGPIPE, SIG_IGN);

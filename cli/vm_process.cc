@@ -1,19 +1,29 @@
 #include "cli/vm_process.h"
 
-#include <net/if.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
 #include <csignal>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
+#include "base/unique_fd.h"
+#include "cli/disk_source.h"
 #include "cli/runtime_folder.h"
+#include "cli/terminal.h"
+#include "vmm/char_hub.h"
+#include "vmm/control_api.h"
 #include "vmm/virtio/blk.h"
 #include "vmm/virtio/console.h"
 #include "vmm/virtio/net.h"
 #include "vmm/virtio/rng.h"
+#include "vmm/vm.h"
 
 namespace plumb {
 namespace {
@@ -21,25 +31,60 @@ namespace {
 constexpr unsigned kMaxDiskQueues = 4;  // one I/O thread serves them; more only cost memory
 constexpr size_t kMaxConsoleClients = 8;
 
-}  // namespace
+class VmProcess {
+ public:
+  VmProcess(const VmDefinition& definition, bool foreground);
+  ~VmProcess();
+  VmProcess(const VmProcess&) = delete;
+  VmProcess& operator=(const VmProcess&) = delete;
 
-VmProcess::VmProcess(VmDefinition definition, bool foreground)
-    : definition_(std::move(definition)), foreground_(foreground), signals_(context_) {}
+  Result<> start();
+  Result<ExitCode> run();
+
+ private:
+  Result<> open_disks();
+  Result<> open_consoles();
+  Result<> open_control_api();
+  Result<> boot();
+  Result<> add_devices(Vm& vm);
+  void on_stop(const Vm::Stopped& stopped);
+  void await_signal();
+  void on_signal(int signal);
+  void press_power_button(const char* asked_by);
+  void end(ExitCode code);
+  nlohmann::json status() const;
+
+  const VmDefinition definition_;
+  const bool foreground_;
+  std::optional<RawTerminal> terminal_;
+  UniqueFd lock_;
+  std::vector<OpenDisk> disks_;
+  std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
+  std::unique_ptr<CharHub> console_;
+  std::unique_ptr<CharHub> agent_;
+  boost::asio::io_context context_;
+  boost::asio::signal_set signals_;
+  std::unique_ptr<ControlApi> api_;
+  std::unique_ptr<Vm> vm_;
+  int signal_ = 0;  // that asked the VM to end
+  std::optional<Result<ExitCode>> result_;
+};
+
+VmProcess::VmProcess(const VmDefinition& definition, bool foreground)
+    : definition_(definition), foreground_(foreground), signals_(context_) {}
 
 VmProcess::~VmProcess() {
   vm_.reset();  // the guest and its devices first: they use all the rest
   api_.reset();
 }
 
-Result<std::unique_ptr<VmProcess>> VmProcess::start(VmDefinition definition, bool foreground) {
-  std::unique_ptr<VmProcess> process(new VmProcess(std::move(definition), foreground));
-  process->lock_ = TRY(lock_runtime_folder(process->definition_.name));
-  TRY(process->open_disks());
-  TRY(process->open_consoles());
-  TRY(process->open_control_api());
-  process->await_signal();
-  TRY(process->boot());
-  return process;
+Result<> VmProcess::start() {
+  lock_ = TRY(lock_runtime_folder(definition_.name));
+  TRY(open_disks());
+  TRY(open_consoles());
+  TRY(open_control_api());
+  await_signal();
+  return boot();
 }
 
 Result<> VmProcess::open_disks() {
@@ -189,6 +234,16 @@ nlohmann::json VmProcess::status() const {
           {"vcpus", definition_.vcpus},
           {"memory_bytes", definition_.memory_bytes},
           {"disks", disks}};
+}
+
+}  // namespace
+
+Result<ExitCode> serve_vm(const VmDefinition& definition, bool foreground,
+                          const std::function<void()>& started) {
+  VmProcess process(definition, foreground);
+  TRY(process.start());
+  started();
+  return process.run();
 }
 
 }  // namespace plumb

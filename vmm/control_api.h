@@ -5,13 +5,16 @@
 // thread. Limits: kMaxSessions connections, kMaxBodyBytes a request, kIdleSeconds without one.
 #pragma once
 
-#include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "base/result.h"
+
+namespace boost::asio {
+class io_context;
+}
 
 namespace plumb {
 

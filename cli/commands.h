@@ -1,0 +1,43 @@
+// The commands of `plumb`: what each does, apart from its options, which main.cc defines. An Error
+// is printed as one line there and gives the exit code.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/exit_code.h"
+
+namespace plumb {
+
+struct RunOptions {
+  std::string file;                         // the definition, "" for none
+  std::map<std::string, std::string> keys;  // VM keys given as flags; "" is not given
+  std::map<std::string, bool> switches;
+  std::vector<std::string> disks;
+  std::vector<std::string> luns;
+  std::vector<std::string> nets;
+  bool detach = false;
+  bool verbose = false;
+};
+
+// In the foreground this process becomes the VM's and the call does not return.
+Result<ExitCode> run_vm(const RunOptions& options);
+
+Result<ExitCode> list_vms(bool json);
+// Presses the power button; after the timeout the VM is killed and the code is kExitWeaker.
+Result<ExitCode> stop_vm(const std::string& name, int timeout_s);
+// At once: through the VM's API, and by a signal when that does not answer.
+Result<ExitCode> kill_vm(const std::string& name);
+// `target` is "/vm/pause" or "/vm/resume".
+Result<ExitCode> change_state(const std::string& name, const std::string& target);
+Result<ExitCode> attach_console(const std::string& name);
+
+Result<ExitCode> list_luns(bool json);
+Result<ExitCode> show_lun(const std::string& wwn, bool json);
+
+// kExitFailed when VMs cannot run on this host.
+Result<ExitCode> examine_host(bool json);
+
+}  // namespace plumb
