@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# All tests, from a bare checkout: installs what is missing, builds, and runs every tier. The
+# closing line is "N passed, N failed", with what was skipped and why listed above it.
+#
+# Usage: scripts/test.sh [TIER…], each one of: checks unit host asan tsan fuzz lab (default: all)
+set -uo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
+
+passed=0
+failed=0
+skipped=0
+logs=build/test-logs
+mkdir -p "$logs"
+
+# counts PASSED FAILED SKIPPED
+count() {
+  passed=$((passed + $1))
+  failed=$((failed + $2))
+  skipped=$((skipped + $3))
+}
+
+# build PRESET: a build that fails is one failed test.
+build() {
+  if cmake --preset "$1" >"$logs/configure-$1.log" 2>&1 &&
+    cmake --build --preset "$1" >"$logs/build-$1.log" 2>&1; then
+    return 0
+  fi
+  tail -n 40 "$logs/configure-$1.log" "$logs/build-$1.log"
+  echo "FAIL build $1"
+  count 0 1 0
+  return 1
+}
+
+# run_ctest PRESET LABELS: the unit programs of a build.
+run_ctest() {
+  local log=$logs/ctest-$1.log total bad skip
+  ctest --test-dir "build/$1" -L "$2" -j "$(nproc)" --output-on-failure >"$log" 2>&1
+  grep -E '\*\*\*(Failed|Timeout|Exception|Skipped)|SKIPPED: ' "$log" | sort -u
+  total=$(sed -n 's/.*tests passed, .* tests failed out of \([0-9]*\)/\1/p' "$log")
+  bad=$(sed -n 's/.*tests passed, \([0-9]*\) tests failed out of .*/\1/p' "$log")
+  skip=$(grep -c '\*\*\*Skipped' "$log")
+  if [ -z "$total" ] || [ "$bad" -ne 0 ]; then
+    tail -n 60 "$log"
+  fi
+  [ -n "$total" ] || { count 0 1 0; return; }
+  echo "$1 ($2): $((total - bad - skip)) passed, $bad failed, $skip skipped"
+  count $((total - bad - skip)) "$bad" "$skip"
+}
+
+# add_closing_line FILE PREFIX: adds up "PREFIX N passed, N failed[, N skipped]".
+add_closing_line() {
+  local line
+  line=$(grep -E "^$2:? [0-9]+ passed, [0-9]+ failed" "$1" | tail -n 1)
+  if [ -z "$line" ]; then
+    echo "FAIL $2: ended without a result"
+    count 0 1 0
+    return
+  fi
+  # shellcheck disable=SC2046 # three numbers
+  count $(echo "$line, 0" | grep -oE '[0-9]+' | head -n 3 | tr '\n' ' ')
+}
+
+run_checks() {
+  PLUMB_BUILD=build/release scripts/check.sh | tee "$logs/checks.log"
+  add_closing_line "$logs/checks.log" checks
+}
+
+# run_host PRESET: command line and guests on this host's KVM.
+run_host() {
+  local test log
+  for test in tests/host/*_test.py; do
+    log=$logs/host-$1-$(basename "$test" .py).log
+    PLUMB_BUILD=build/$1 python3 "$test" >"$log" 2>&1
+    grep -E '^(FAIL|ERROR):|skipped|SKIPPED' "$log"
+    tail -n 1 "$log"
+    grep -qE '^host: .* 0 failed' "$log" || tail -n 60 "$log"
+    add_closing_line "$log" host
+  done
+}
+
+run_lab() {
+  tests/lab/run --build build/release $(tests/lab/run --list) | tee "$logs/lab.log"
+  add_closing_line "$logs/lab.log" lab
+}
+
+# A short slice of each fuzz target; long campaigns are run by hand.
+run_fuzz() {
+  local target
+  for target in build/fuzz/bin/*_fuzz; do
+    if "$target" -max_total_time=10 -rss_limit_mb=2048 -print_final_stats=0 \
+      >"$logs/$(basename "$target").log" 2>&1; then
+      echo "PASS $(basename "$target")"
+      count 1 0 0
+    else
+      tail -n 30 "$logs/$(basename "$target").log"
+      echo "FAIL $(basename "$target")"
+      count 0 1 0
+    fi
+  done
+}
+
+run_tier() {
+  echo "== $1"
+  case $1 in
+    checks) build release && run_checks ;;
+    unit) build release && run_ctest release 'unit|host' ;;
+    host) build release && run_host release ;;
+    asan) build asan && run_ctest asan 'unit|host' && run_host asan ;;
+    tsan) build tsan && run_ctest tsan unit ;;
+    fuzz) build fuzz && run_fuzz ;;
+    lab) build release && run_lab ;;
+    *)
+      echo "usage: scripts/test.sh [checks|unit|host|asan|tsan|fuzz|lab]…" >&2
+      exit 2
+      ;;
+  esac
+  echo "== $1 ended after $SECONDS s"
+}
+
+scripts/deps.sh || exit 1
+tiers=("$@")
+[ ${#tiers[@]} -gt 0 ] || tiers=(checks unit host asan tsan fuzz lab)
+for tier in "${tiers[@]}"; do run_tier "$tier"; done
+
+echo "$skipped skipped"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
