@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Benchmarks beside QEMU, ours and the peer's taken in turn in one run; a table with ratios and goals.
+#
+# Usage: scripts/bench.sh NAME [--json FILE] [--runs N], NAME one of: start memory
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+scripts/deps.sh
+cmake --preset release >/dev/null
+cmake --build --preset release --target plumb plumb-vm probe-guest >/dev/null
+exec python3 tests/bench/bench.py --build build/release "$@"
