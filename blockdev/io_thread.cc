@@ -177,7 +177,8 @@ void IoThread::State::add_watch(int fd, std::function<void()> ready, IoEngine::T
     engine->watch(token, fd, trigger);
     return;
   }
-  ENSURE(!"more file descriptors watched than kWatches");
+  log::error("I/O thread {} watches more than {} file descriptors", config.name, kWatches);
+  ENSURE(false);
 }
 
 Result<std::unique_ptr<IoThread>> IoThread::start(Config config) {

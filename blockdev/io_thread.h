@@ -82,8 +82,8 @@ class IoThread {
   // After this returns, the call-back of watch() or watch_signal() is not called again.
   void unwatch(int fd);
 
-  // Calls op.done() in the next turn of the loop, without any I/O: for what ends, or goes on,
-  // later but at once.
+  // Calls op.done() from the loop, later in this turn or in the next, without any I/O: for what
+  // ends at once but not inside submit(), and for what goes on after others had their turn.
   void defer(IoOp& op);
 
   // One batch_end() call at the end of this turn of the loop, however often asked.

@@ -158,13 +158,16 @@ Result<> VirtioBlk::activate(const VirtioActivation& activation) {
     };
     queues.push_back(std::move(queue));
   }
+  bool active = false;
   disk_.thread().run([&] {
-    ENSURE(queues_.empty());
+    active = !queues_.empty();
+    if (active) return;
     queues_ = std::move(queues);
     negotiated_ = activation.features;
     interrupt_ = activation.interrupt;
     take_over();
   });
+  if (active) return failed("disk {} is active already", disk_.config().id);
   return {};
 }
 

@@ -138,8 +138,9 @@ BlkRequest parse_blk_request(std::span<iovec> readable, std::span<iovec> writabl
       request.action = BlkAction::kFlush;
       break;
     case kTypeGetId:
+      if (total_bytes(writable) != kBlkIdBytes) break;
       request.data = writable;
-      if (total_bytes(writable) == kBlkIdBytes) request.action = BlkAction::kGetId;
+      request.action = BlkAction::kGetId;
       break;
     case kTypeDiscard:
     case kTypeWriteZeroes:

@@ -45,8 +45,10 @@ Result<> DeviceQueues::activate(const VirtioActivation& activation,
       if (!self.broken && self.owner->interrupt_ != nullptr) self.owner->config_.kicked(self.index);
     };
   }
+  bool active = false;
   thread_.run([&] {
-    ENSURE(queues_.empty());
+    active = interrupt_ != nullptr;
+    if (active) return;
     queues_ = std::move(queues);
     interrupt_ = activation.interrupt;
     started();
@@ -57,6 +59,7 @@ Result<> DeviceQueues::activate(const VirtioActivation& activation,
       config_.kicked(index);
     }
   });
+  if (active) return failed("the {} is active already", config_.name);
   return {};
 }
 
