@@ -7,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cli/definition.h"
+#include "cli/nearest.h"
 
 namespace plumb {
 namespace {
@@ -115,9 +116,18 @@ int report(const Error& error) {
   return exit_code_of(error.kind);
 }
 
+Error unknown_command(const CLI::App& app) {
+  const std::vector<std::string> rest = app.remaining();
+  if (rest.empty()) return usage_error("a command is missing; see plumb --help");
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  const std::vector<std::string_view> known(names.begin(), names.end());
+  return usage_error("there is no command '{}'{}; see plumb --help", rest.front(),
+                     nearest_hint(rest.front(), known));
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"plumb runs virtual machines whose disks are raw LUNs or image files"};
-  app.require_subcommand(1);
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
   app.footer("Each command has --help with an example. Manual: plumb(1).");
   Arguments arguments;
@@ -125,12 +135,14 @@ int run(int argc, char** argv) {
   add_run(app, arguments.run, action);
   add_vm_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
+  app.allow_extras();  // an unknown command is answered in our own words; not so below
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return report(usage_error("{}; see plumb --help", error.what()));
   }
+  if (!action || !app.remaining().empty()) return report(unknown_command(app));
   Result<ExitCode> result = action();
   return result ? result.value() : report(result.error());
 }

@@ -3,26 +3,24 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 namespace plumb {
 
 size_t edit_distance(std::string_view a, std::string_view b) {
-  // The usual dynamic programme, one row at a time: row[j] is the distance of a's first i and b's
-  // first j characters.
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
+  // The usual dynamic programme: at[i][j] is the distance of a's first i and b's first j characters.
+  std::vector<std::vector<size_t>> at(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) at[i][0] = i;
+  for (size_t j = 0; j <= b.size(); ++j) at[0][j] = j;
   for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+      const size_t replaced = at[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+      at[i][j] = std::min({replaced, at[i - 1][j] + 1, at[i][j - 1] + 1});
+      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (swapped) at[i][j] = std::min(at[i][j], at[i - 2][j - 2] + 1);
     }
   }
-  return row[b.size()];
+  return at[a.size()][b.size()];
 }
 
 std::string nearest_hint(std::string_view word, std::span<const std::string_view> known) {

@@ -7,7 +7,8 @@
 
 namespace plumb {
 
-// Insertions, deletions and replacements of one character that turn `a` into `b`.
+// Insertions, deletions and replacements of one character, and swaps of two neighbours, that turn
+// `a` into `b` (optimal string alignment).
 size_t edit_distance(std::string_view a, std::string_view b);
 
 // "; did you mean 'memory'?", or "" when nothing known is near.

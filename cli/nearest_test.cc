@@ -7,7 +7,8 @@ namespace plumb {
 TEST_CASE("edit distance counts single changes") {
   CHECK(edit_distance("", "") == 0);
   CHECK(edit_distance("memory", "memory") == 0);
-  CHECK(edit_distance("memroy", "memory") == 2);
+  CHECK(edit_distance("memroy", "memory") == 1);
+  CHECK(edit_distance("rnu", "run") == 1);
   CHECK(edit_distance("mem", "memory") == 3);
   CHECK(edit_distance("", "abc") == 3);
 }

@@ -58,7 +58,7 @@ class DefinitionTest(PlumbTest):
 
     def test_unknown_flag_and_command(self):
         self.assert_refused(self.plumb("run", "--nmae", "a"), USAGE, "--nmae")
-        self.assert_refused(self.plumb("rnu"), USAGE, "rnu")
+        self.assert_refused(self.plumb("rnu"), USAGE, "'rnu'", "did you mean 'run'?")
         self.assert_refused(self.plumb(), USAGE)
 
     def test_unknown_vm(self):
@@ -84,7 +84,7 @@ class ImageTest(PlumbTest):
         self.assert_refused(done, code, str(path), *texts)
 
     def test_missing(self):
-        self.refused(self.folder / "none.img", FAILED, "No such file")
+        self.refused(self.folder / "none.img", FAILED, "does not exist")
 
     def test_empty(self):
         path = self.folder / "empty.img"
@@ -99,15 +99,8 @@ class ImageTest(PlumbTest):
 
     def test_read_only_file(self):
         path = self.image(size=1 << 20)
-        subprocess.run(["chattr", "+i", path], check=False)  # root passes permissions by
         path.chmod(0o444)
-        try:
-            done = self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE,
-                              "--disk", path, before=UNPRIVILEGED if os.geteuid() == 0 else ())
-            self.assertNotEqual(done.returncode, 0)
-            self.assertIn("read-only", done.stderr)
-        finally:
-            subprocess.run(["chattr", "-i", path], check=False)
+        self.refused(path, FAILED, "read-only")
 
     def test_folder(self):
         self.refused(self.folder, FAILED, "folder")
