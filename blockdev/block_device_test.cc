@@ -6,7 +6,9 @@
 
 #include <catch2/catch.hpp>
 
+#include "base/file.h"
 #include "blockdev/file_device.h"
+#include "blockdev/file_facts.h"
 #include "blockdev/mem_device.h"
 #include "tests/conformance/block_device_suite.h"
 #include "tests/fakes/test_image.h"
@@ -44,6 +46,8 @@ class LoopDevice {
     if (fd_.valid()) ::ioctl(fd_.get(), LOOP_CLR_FD, 0);
   }
   bool usable() const { return fd_.valid(); }
+  // "7:3"
+  std::string number() const { return read_attribute("/sys/block/" + path_.substr(5) + "/dev"); }
   UniqueFd open() const { return open_file("device", path_, O_RDWR | O_DIRECT | O_EXCL).value(); }
 
  private:
@@ -77,6 +81,43 @@ TEST_CASE("conformance: image file") {
         FileDevice::open({.fd = image.open(), .label = image.path()}, *thread).value();
     conformance::run_block_device_suite(*device, *thread);
   }
+}
+
+TEST_CASE("limits and cache of a block device come from its queue") {
+  const TestImage image(kSize);
+  const LoopDevice loop(image, 512);
+  if (!loop.usable()) {
+    WARN("skipped: no loop device (not root?)");
+    return;
+  }
+  const TemporaryFolder sysfs;
+  const std::string queue = sysfs.path() + "/dev/block/" + loop.number() + "/queue";
+  REQUIRE(make_folders(queue).ok());
+  const auto set = [&queue](const std::string& name, const std::string& value) {
+    REQUIRE(replace_file(queue + "/" + name, value + "\n").ok());
+  };
+  const UniqueFd fd = loop.open();
+  const auto facts = [&] {
+    return find_file_facts({.fd = fd.get(), .label = "lun", .sysfs_root = sysfs.path()})
+        .value()
+        .info;
+  };
+  // Without sysfs: no discard, and a cache that counts as volatile.
+  CHECK(facts().volatile_cache);
+  CHECK(facts().max_discard_bytes == 0);
+  CHECK(facts().memory_alignment == 512);
+  set("write_cache", "write through");
+  set("dma_alignment", "3");
+  set("optimal_io_size", "65536");
+  set("discard_max_bytes", "1048576");
+  set("discard_granularity", "8192");
+  CHECK(!facts().volatile_cache);
+  CHECK(facts().memory_alignment == 4);
+  CHECK(facts().optimal_io_size == 65536);
+  CHECK(facts().max_discard_bytes == 1U << 20U);
+  CHECK(facts().discard_granularity == 8192);
+  set("write_cache", "write back");
+  CHECK(facts().volatile_cache);
 }
 
 TEST_CASE("conformance: block device") {

@@ -1,10 +1,16 @@
 #include "blockdev/io_thread.h"
 
-#include <sys/epoll.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <cerrno>
+#include <cstddef>
 #include <semaphore>
 
 #include "base/file.h"
@@ -22,6 +28,44 @@ std::unique_ptr<IoThread> start(EngineKind kind) {
 }
 
 const auto kBothEngines = {EngineKind::kUring, EngineKind::kLibaio};
+
+// In this process, io_uring_setup fails with `error` from now on.
+void forbid_io_uring(int error) {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{.len = std::size(program), .filter = program};
+  ENSURE(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  ENSURE(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+}
+
+// "ENGINE: REASON" of a thread started in a process where io_uring_setup fails with `error`.
+std::string engine_without_io_uring(EngineKind kind, int error) {
+  int ends[2];
+  ENSURE(::pipe(ends) == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    forbid_io_uring(error);
+    IoThread::Config config;
+    config.name = "io-test";
+    config.engine = kind;
+    Result<std::unique_ptr<IoThread>> thread = IoThread::start(std::move(config));
+    const std::string text = thread.ok()
+                                 ? (*thread)->engine_name() + ": " + (*thread)->engine_reason()
+                                 : "none: " + thread.error().message;
+    const ssize_t written = ::write(ends[1], text.data(), text.size());
+    ::_exit(written == static_cast<ssize_t>(text.size()) ? 0 : 1);
+  }
+  ::close(ends[1]);
+  char text[512] = {};
+  const ssize_t got = ::read(ends[0], text, sizeof(text) - 1);
+  ::close(ends[0]);
+  ENSURE(got > 0 && ::waitpid(child, nullptr, 0) == child);
+  return text;
+}
 
 struct CountingEnd : BatchEnd {
   int calls = 0;
@@ -45,6 +89,16 @@ TEST_CASE("the engine and why it was chosen are told") {
   CHECK(start(EngineKind::kLibaio)->engine_name() == "libaio");
   CHECK(start(EngineKind::kLibaio)->engine_reason() == "asked for");
   CHECK(!start(EngineKind::kAuto)->engine_reason().empty());
+}
+
+TEST_CASE("without io_uring, auto takes libaio and says why, and io_uring is an error") {
+  CHECK(engine_without_io_uring(EngineKind::kAuto, EPERM) ==
+        "libaio: io_uring is forbidden (kernel.io_uring_disabled, or a seccomp filter): Operation "
+        "not permitted");
+  CHECK(engine_without_io_uring(EngineKind::kAuto, ENOSYS) ==
+        "libaio: the kernel has no io_uring: Function not implemented");
+  CHECK(engine_without_io_uring(EngineKind::kAuto, ENOMEM).find("libaio: ") == 0);
+  CHECK(engine_without_io_uring(EngineKind::kUring, EPERM).find("none: I/O thread io-test") == 0);
 }
 
 TEST_CASE("tasks run in order on the thread, and run() waits for its own") {

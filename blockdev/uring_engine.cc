@@ -92,7 +92,9 @@ Result<> UringEngine::set_up() {
     }
     if (error != EINVAL) break;
   }
-  if (error == EPERM) return os_error(error, "io_uring is forbidden");
+  if (error == EPERM) {
+    return os_error(error, "io_uring is forbidden (kernel.io_uring_disabled, or a seccomp filter)");
+  }
   if (error == ENOSYS) return os_error(error, "the kernel has no io_uring");
   if (error != 0) return os_error(error, "io_uring cannot be set up");
   registered_files_ = io_uring_register_files_sparse(&ring_, kRingFiles) == 0;
