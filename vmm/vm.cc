@@ -17,9 +17,26 @@
 namespace plumb {
 namespace {
 
-// With the interrupt controllers and the timer inside KVM.
-Result<UniqueFd> create_kvm_vm(const Kvm& kvm) {
+Result<> give_memory(int vm_fd, const GuestMemory& memory) {
+  uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    kvm_userspace_memory_region given{};
+    given.slot = slot++;
+    given.guest_phys_addr = region.start;
+    given.memory_size = region.size_bytes;
+    given.userspace_addr = reinterpret_cast<uint64_t>(region.host);
+    if (kvm_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &given) != 0) {
+      return os_error(errno, "KVM refuses the guest memory at {:#x}", region.start);
+    }
+  }
+  return {};
+}
+
+// With the interrupt controllers and the timer inside KVM. Memory comes first: given after the
+// others, it makes KVM wait for their grace period, which takes some milliseconds.
+Result<UniqueFd> create_kvm_vm(const Kvm& kvm, const GuestMemory& memory) {
   UniqueFd vm = TRY(kvm.create_vm());
+  TRY(give_memory(vm.get(), memory));
   uint64_t identity_map = layout::kIdentityMap;
   if (kvm_ioctl(vm.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0 ||
       kvm_ioctl(vm.get(), KVM_SET_TSS_ADDR, layout::kTss) != 0) {
@@ -34,21 +51,6 @@ Result<UniqueFd> create_kvm_vm(const Kvm& kvm) {
     return os_error(errno, "KVM cannot create the timer");
   }
   return vm;
-}
-
-Result<> give_memory(int vm_fd, const GuestMemory& memory) {
-  uint32_t slot = 0;
-  for (const GuestMemory::Region& region : memory.regions()) {
-    kvm_userspace_memory_region given{};
-    given.slot = slot++;
-    given.guest_phys_addr = region.start;
-    given.memory_size = region.size_bytes;
-    given.userspace_addr = reinterpret_cast<uint64_t>(region.host);
-    if (kvm_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &given) != 0) {
-      return os_error(errno, "KVM refuses the guest memory at {:#x}", region.start);
-    }
-  }
-  return {};
 }
 
 Result<std::vector<std::unique_ptr<Vcpu>>> create_vcpus(const Kvm& kvm, int vm_fd, unsigned count,
@@ -93,13 +95,12 @@ Result<std::unique_ptr<Vm>> Vm::create(Config config) {
   auto state = std::make_unique<State>();
   state->memory = TRY(
       GuestMemory::create({.size_bytes = config.memory_bytes, .huge_pages = config.huge_pages}));
-  state->vm_fd = TRY(create_kvm_vm(kvm));
+  state->vm_fd = TRY(create_kvm_vm(kvm, *state->memory));
   const int vm_fd = state->vm_fd.get();
   state->events = TRY(KvmEvents::create(
       {.vm_fd = vm_fd,
        .any_length = kvm.capability(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0,
        .max_routes = static_cast<uint32_t>(kvm.capability(KVM_CAP_IRQ_ROUTING))}));
-  TRY(give_memory(vm_fd, *state->memory));
   state->machine = TRY(
       Machine::create({.memory = state->memory.get(),
                        .events = state->events.get(),
