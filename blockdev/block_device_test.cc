@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <sstream>
 
 #include "base/file.h"
 #include "blockdev/file_device.h"
@@ -48,6 +49,13 @@ class LoopDevice {
   bool usable() const { return fd_.valid(); }
   // "7:3"
   std::string number() const { return read_attribute("/sys/block/" + path_.substr(5) + "/dev"); }
+  // Flushes that the kernel has sent to it (Documentation/block/stat.rst, field 16).
+  uint64_t flushes() const {
+    std::istringstream fields(read_attribute("/sys/block/" + path_.substr(5) + "/stat"));
+    uint64_t value = 0;
+    for (int field = 0; field < 16; ++field) fields >> value;
+    return value;
+  }
   UniqueFd open() const { return open_file("device", path_, O_RDWR | O_DIRECT | O_EXCL).value(); }
 
  private:
@@ -118,6 +126,40 @@ TEST_CASE("limits and cache of a block device come from its queue") {
   CHECK(facts().discard_granularity == 8192);
   set("write_cache", "write back");
   CHECK(facts().volatile_cache);
+}
+
+TEST_CASE("the kernel is asked to make durable writes durable, and no others") {
+  for (const EngineKind kind : kBothEngines) {
+    const TestImage image(kSize);
+    const LoopDevice loop(image, 512);
+    if (!loop.usable()) {
+      WARN("skipped: no loop device (not root?)");
+      return;
+    }
+    const auto thread = start(kind);
+    const auto device = FileDevice::open({.fd = loop.open(), .label = "loop"}, *thread).value();
+    // A device with a volatile cache and without FUA: each durable write is followed by a flush.
+    REQUIRE(device->info().volatile_cache);
+    BlockClient<BlockDevice> client(*device, *thread);
+    const AlignedBuffer data(8192);
+    uint64_t before = loop.flushes();
+    for (uint64_t i = 0; i < 10; ++i) REQUIRE(client.write(i * 8192, data, false) == 0);
+    CHECK(loop.flushes() - before == 0);
+    before = loop.flushes();
+    for (uint64_t i = 0; i < 10; ++i) REQUIRE(client.write(i * 8192, data, true) == 0);
+    CHECK(loop.flushes() - before == 10);
+    before = loop.flushes();
+    // Several buffers, and misaligned ones, go other ways through the engine.
+    for (uint64_t i = 0; i < 10; ++i) {
+      REQUIRE(client.transfer(BlockOp::kWrite, 0, {data.part(0, 512), data.part(4096, 512)},
+                              true) == 0);
+      REQUIRE(client.transfer(BlockOp::kWrite, 0, {data.part(1, 512)}, true) == 0);
+    }
+    CHECK(loop.flushes() - before == 20);
+    before = loop.flushes();
+    REQUIRE(client.flush() == 0);
+    CHECK(loop.flushes() - before == 1);
+  }
 }
 
 TEST_CASE("conformance: block device") {
