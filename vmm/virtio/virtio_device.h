@@ -34,7 +34,7 @@ struct VirtioQueueSetup {
   GuestAddress descriptors = 0;
   GuestAddress driver_ring = 0;  // available ring
   GuestAddress device_ring = 0;  // used ring
-  int kick_fd = -1;  // eventfd, signalled at each doorbell; owned by the transport
+  int kick_fd = -1;              // eventfd, signalled at each doorbell; owned by the transport
 };
 
 struct VirtioActivation {
