@@ -17,25 +17,13 @@ find_package(Threads REQUIRED)
 
 set(PLUMB_SANITIZE "" CACHE STRING "Value for -fsanitize=, empty for none")
 
-option(PLUMB_FUZZ "Build the libFuzzer programs of tests/fuzz; needs clang++" OFF)
-if(PLUMB_FUZZ)
-  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-    message(FATAL_ERROR "PLUMB_FUZZ needs -DCMAKE_CXX_COMPILER=clang++")
-  endif()
-  if(NOT PLUMB_SANITIZE)
-    set(PLUMB_SANITIZE "address,undefined")
-  endif()
-  # The libraries count their branches too; only the fuzz programs get libFuzzer's main.
-  add_compile_options(-fsanitize=fuzzer-no-link)
-endif()
-
 add_library(plumb_options INTERFACE)
 target_include_directories(plumb_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(plumb_options INTERFACE
   -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers
   -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -fno-strict-aliasing
   # g++ 12 sees bounds broken inside its own std::vector when it optimises (GCC bug 105562 and kin).
-  -Wno-array-bounds -Wno-stringop-overflow)
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds> $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow>)
 target_compile_definitions(plumb_options INTERFACE _FILE_OFFSET_BITS=64)
 # libstdc++ and libgcc are linked statically: plumb-vm starts in milliseconds because the
 # dynamic loader has little to do.
@@ -75,14 +63,6 @@ endfunction()
 
 find_package(Catch2 2 REQUIRED)
 include(Catch)
-
-# plumb_fuzz_target(NAME SOURCES a_fuzz.cc … DEPS x …): one libFuzzer program.
-function(plumb_fuzz_target name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_DEPS})
-  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-endfunction()
 
 add_library(plumb_catch_main STATIC ${CMAKE_SOURCE_DIR}/tests/catch_main.cc)
 target_link_libraries(plumb_catch_main PUBLIC plumb_options)
