@@ -165,7 +165,7 @@ void UringEngine::submit(IoOp& op) {
       break;
   }
   if (fixed) entry->flags |= IOSQE_FIXED_FILE;
-  io_uring_sqe_set_data64(entry, reinterpret_cast<uintptr_t>(&op));
+  io_uring_sqe_set_data(entry, &op);
 }
 
 void UringEngine::watch(uint32_t token, int fd, Trigger trigger) {
@@ -238,7 +238,7 @@ void UringEngine::take_completion(const io_uring_cqe& cqe, IoEvents& events) {
     take_watch_event(cqe, events);
   } else if (tag == 0) {
     // SAFETY: submit() put the address of an operation there, which lives until its done().
-    auto* op = reinterpret_cast<IoOp*>(static_cast<uintptr_t>(cqe.user_data));
+    auto* op = static_cast<IoOp*>(io_uring_cqe_get_data(&cqe));
     op->result = cqe.res;
     events.completed.push(*op);
   }

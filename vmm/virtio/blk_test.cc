@@ -460,7 +460,15 @@ TEST_CASE("bug class 13 and 17: a reset waits for what is in flight and then tou
     fixture.driver->reset();
     returned = true;
   });
-  fixture.on_thread([] {});
+  // The reset has begun once a kick is not followed any more.
+  size_t kept = 16;
+  for (size_t before = 0; kept > before;) {
+    before = kept;
+    std::this_thread::yield();
+    queue.chain().indirect().readable(fixture.header(4, 0)).writable(status.part(0, 1)).send();
+    fixture.on_thread([] {});
+    fixture.on_thread([&] { kept = fixture.control.kept.size(); });
+  }
   CHECK(!returned);
   fixture.let_go();
   reset.join();

@@ -29,7 +29,7 @@ class DeviceQueues final : private BatchEnd {
 
   // `thread` outlives this.
   DeviceQueues(Config config, IoThread& thread);
-  ~DeviceQueues();
+  ~DeviceQueues() override;
 
   // For VirtioDevice::activate(): checks the queues, then on the I/O thread calls `started` and,
   // for each enabled queue, `kicked`. On a vCPU thread.
