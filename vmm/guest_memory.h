@@ -52,7 +52,7 @@ class GuestMemory {
 
   // A copy of a T at `address`; false, and nothing is changed, when it is outside RAM.
   template <typename T>
-    requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
   bool read(GuestAddress address, T& value) const {
     const std::byte* from = at(address, sizeof(T));
     if (from == nullptr) return false;
@@ -60,7 +60,7 @@ class GuestMemory {
     return true;
   }
   template <typename T>
-    requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
   bool write(GuestAddress address, const T& value) const {
     std::byte* to = at(address, sizeof(T));
     if (to == nullptr) return false;
