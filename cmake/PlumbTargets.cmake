@@ -30,10 +30,13 @@ target_compile_definitions(plumb_options INTERFACE _FILE_OFFSET_BITS=64)
 target_link_options(plumb_options INTERFACE -static-libgcc -Wl,--as-needed)
 if(PLUMB_SANITIZE)
   target_compile_options(plumb_options INTERFACE
-    -fsanitize=${PLUMB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    -fsanitize=${PLUMB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+    -Wno-maybe-uninitialized)  # g++ 12 is wrong about instrumented code
   target_link_options(plumb_options INTERFACE -fsanitize=${PLUMB_SANITIZE})
 else()
-  target_link_options(plumb_options INTERFACE -static-libstdc++)
+  # Not beside -static-pie, which g++ would quietly drop.
+  target_link_options(plumb_options INTERFACE
+    $<$<NOT:$<BOOL:$<TARGET_PROPERTY:PLUMB_STATIC>>>:-static-libstdc++>)
 endif()
 find_program(LLD ld.lld)
 if(LLD)

@@ -37,7 +37,7 @@ check_sizes() {
 check_tidy() {
   [ -f "$build/compile_commands.json" ] || cmake --preset dev >/dev/null || return 1
   git ls-files '*.cc' | grep -v '_test\.cc$\|/fuzz/\|tests/' |
-    xargs -P "$(nproc)" -n 4 clang-tidy -p "$build" --quiet 2>/dev/null
+    xargs -P "$(nproc)" -n 4 clang-tidy -p "$build" --quiet --extra-arg=-std=c++2b 2>/dev/null
 }
 
 run() {

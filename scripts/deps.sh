@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   # building
-  g++ cmake ninja-build ccache lld pkg-config acpica-tools git
+  g++ cmake ninja-build ccache lld acpica-tools git
   # libraries
   liburing-dev libaio-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
   nlohmann-json3-dev libseccomp-dev libcap-ng-dev
