@@ -43,7 +43,7 @@ Error cannot_open(const std::string& path, int error, bool read_only) {
   if (error == ENOENT) return failed("image {} does not exist", path);
   if (error == EINVAL) return no_direct_io(path);
   if ((error == EACCES || error == EROFS) && !read_only) {
-    return os_error(error, "image {} cannot be written; set read_only to use it as it is", path);
+    return os_error(error, "image {} cannot be written; add read-only to use it as it is", path);
   }
   return os_error(error, "image {} cannot be opened", path);
 }
@@ -74,7 +74,7 @@ Result<UniqueFd> open_image_file(const ImageFileConfig& config) {
   if (::fstat(fd.get(), &status) != 0) return os_error(errno, "image {} cannot be examined", path);
   TRY(check_size(path, status));
   if (!config.read_only && (status.st_mode & 0222) == 0) {
-    return failed("image {} is a read-only file; set read_only to use it as it is", path);
+    return failed("image {} is a read-only file; add read-only to use it as it is", path);
   }
   ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
   return fd;

@@ -54,7 +54,7 @@ TEST_CASE("each bad image is refused with its own sentence") {
     CHECK(error_of(path).empty());
   }
   REQUIRE(::chmod(path.c_str(), 0400) == 0);
-  CHECK(has(error_of(path), "set read_only to use it as it is"));
+  CHECK(has(error_of(path), "add read-only to use it as it is"));
   CHECK(error_of(path, true).empty());
 }
 

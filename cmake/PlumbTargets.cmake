@@ -60,9 +60,12 @@ function(plumb_unit_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE plumb_catch_main ${ARG_DEPS})
+  add_dependencies(unit_tests ${name})
   catch_discover_tests(${name} TEST_PREFIX "${name}: "
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 120 SKIP_REGULAR_EXPRESSION "SKIPPED: ")
 endfunction()
+
+add_custom_target(unit_tests)
 
 find_package(Catch2 2 REQUIRED)
 include(Catch)

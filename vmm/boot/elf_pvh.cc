@@ -5,6 +5,7 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "base/endian.h"
 #include "vmm/boot/kernel_image.h"
@@ -126,19 +127,22 @@ Result<KernelImage> parse(std::span<const std::byte> file) {
   image.initrd_max = GuestMemory::kHoleStart - 1;
   image.command_line_max = kCommandLineMax;
   std::optional<uint64_t> entry;
+  std::vector<Phdr> to_load;
   for (uint64_t i = 0; i < header->e_phnum; ++i) {
     // e_phoff may be near 2^64: the offset is checked before anything is added to it.
     const auto table = part(file, header->e_phoff, (i + 1) * sizeof(Phdr));
     if (!table) return failed("is truncated: its program headers are beyond its end");
     const auto program = *read_at<Phdr>(*table, i * sizeof(Phdr));
     if (program.p_type == PT_LOAD) {
-      TRY(add_segment(image, file, program));
+      to_load.push_back(program);
     } else if (program.p_type == PT_NOTE && !entry) {
       const auto notes = part(file, program.p_offset, program.p_filesz);
       if (notes) entry = find_entry(*notes);
     }
   }
+  // First of all: most ELF files are programs, and that is what their owner should hear.
   if (!entry) return failed("is an ELF file without a PVH entry note, so it cannot be booted");
+  for (const Phdr& program : to_load) TRY(add_segment(image, file, program));
   image.entry = *entry;
   TRY(check_segments(image));
   return image;
