@@ -8,7 +8,8 @@
 namespace plumb {
 
 size_t edit_distance(std::string_view a, std::string_view b) {
-  // The usual dynamic programme: at[i][j] is the distance of a's first i and b's first j characters.
+  // The usual dynamic programme: at[i][j] is the distance of a's first i and b's first j
+  // characters.
   std::vector<std::vector<size_t>> at(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) at[i][0] = i;
   for (size_t j = 0; j <= b.size(); ++j) at[0][j] = j;

@@ -79,7 +79,9 @@ run_host() {
 }
 
 run_lab() {
-  tests/lab/run --build build/release $(tests/lab/run --list) | tee "$logs/lab.log"
+  local cases
+  mapfile -t cases < <(tests/lab/run --list)
+  tests/lab/run --build build/release "${cases[@]}" | tee "$logs/lab.log"
   add_closing_line "$logs/lab.log" lab
 }
 

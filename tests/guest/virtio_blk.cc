@@ -4,8 +4,8 @@
 
 namespace {
 
-constexpr uintptr_t kEcam = 0xe0000000;           // the same in plumb and in QEMU's microvm
-constexpr uint32_t kFirstFreeBar = 0xc0000000;    // for machines whose firmware assigned none
+constexpr uintptr_t kEcam = 0xe0000000;         // the same in plumb and in QEMU's microvm
+constexpr uint32_t kFirstFreeBar = 0xc0000000;  // for machines whose firmware assigned none
 constexpr uint32_t kVirtioBlkModern = 0x10421af4;
 constexpr uint32_t kVirtioBlkTransitional = 0x10011af4;
 constexpr uint8_t kCapVendor = 0x09;
@@ -144,8 +144,7 @@ void VirtioBlkDriver::negotiate() {
   write_register<uint8_t>(common_ + kDeviceStatus, 0xb);  // FEATURES_OK
   if ((read_register<uint8_t>(common_ + kDeviceStatus) & 8U) == 0) fail("features refused");
   event_index_ = (features & kFeatureEventIdx) != 0;
-  write_through_ =
-      (features & kFeatureConfigWce) != 0 && read_register<uint8_t>(device_ + 32) == 0;
+  write_through_ = (features & kFeatureConfigWce) != 0 && read_register<uint8_t>(device_ + 32) == 0;
 }
 
 void VirtioBlkDriver::set_up_queue() {
@@ -215,8 +214,8 @@ RequestStatus VirtioBlkDriver::status(unsigned slot) const {
   return static_cast<RequestStatus>(g_status[slot]);
 }
 
-RequestStatus VirtioBlkDriver::run(RequestType type, uint64_t sector, void* buffer,
-                                   uint32_t length, unsigned segments) {
+RequestStatus VirtioBlkDriver::run(RequestType type, uint64_t sector, void* buffer, uint32_t length,
+                                   unsigned segments) {
   add(0, type, sector, buffer, length, segments);
   kick();
   while (poll() < 0) pause_cpu();

@@ -48,5 +48,5 @@ class VirtioBlkDriver {
   bool event_index_ = false;
   uint16_t available_ = 0;  // next index to publish
   uint16_t published_ = 0;
-  uint16_t used_ = 0;       // next index to look at
+  uint16_t used_ = 0;  // next index to look at
 };
