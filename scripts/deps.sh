@@ -8,9 +8,9 @@ packages=(
   g++ cmake ninja-build ccache lld acpica-tools git
   # libraries
   liburing-dev libaio-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
-  nlohmann-json3-dev libseccomp-dev libcap-ng-dev
+  nlohmann-json3-dev
   # tests and checks
-  catch2 librapidcheck-dev clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
+  catch2 curl clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
   fio util-linux iproute2 socat
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils e2fsprogs
