@@ -62,6 +62,7 @@ function(plumb_unit_test name)
     set(ARG_LABEL unit)
   endif()
   add_executable(${name} ${ARG_SOURCES})
+  target_compile_options(${name} PRIVATE -O0)  # what is tested is optimised, the tests need not be
   target_link_libraries(${name} PRIVATE plumb_catch_main ${ARG_DEPS})
   add_dependencies(unit_tests ${name})
   catch_discover_tests(${name} TEST_PREFIX "${name}: "
@@ -74,4 +75,5 @@ find_package(Catch2 2 REQUIRED)
 include(Catch)
 
 add_library(plumb_catch_main STATIC ${CMAKE_SOURCE_DIR}/tests/catch_main.cc)
+target_compile_options(plumb_catch_main PRIVATE -O0)
 target_link_libraries(plumb_catch_main PUBLIC plumb_options)
