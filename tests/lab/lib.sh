@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced before each case. A case runs as root in the lab machine under "set -euo pipefail" with
-#   $work   its folder on the scratch disk (ext4, O_DIRECT works), emptied afterwards
+#   $work   its folder on the scratch disk (XFS: O_DIRECT and reflinks work), emptied afterwards
 #   $logs   its folder for logs, kept when it fails
 #   $cache  the prepared assets, read-only
 # plumb's executables are in PATH.
@@ -115,7 +115,30 @@ busybox_guest_initrd() {
 }
 
 # debian_root DEST: puts a fresh copy of the Debian root image at DEST (raw, ext4, root password "plumb").
-debian_root() { cp --sparse=always "$cache/debian/root.img" "$1"; }
+debian_root() { cp --reflink=always /scratch/debian.img "$1"; }
+
+# start_guest NAME OPTION...: plumb run NAME in the foreground, as a background job; console in $logs/NAME.console.
+start_guest() {
+  local name=$1
+  shift
+  plumb run --name "$name" "$@" </dev/null >"$logs/$name.console" 2>"$logs/$name.errors" &
+  guest_pid=$!
+}
+
+# guest_ends NAME STATUS SECONDS: waits for the guest to end and wants plumb's exit status to be STATUS.
+guest_ends() {
+  local status=0
+  wait_for "$3" _gone "$guest_pid" || fail "guest $1 still runs after $3 s; its console ends: $(tail -n 3 "$logs/$1.console")"
+  wait "$guest_pid" || status=$?
+  [ "$status" = "$2" ] || cat "$logs/$1.errors"
+  same "plumb's exit status for guest $1" "$status" "$2"
+}
+
+_gone() { ! kill -0 "$1" 2>/dev/null; }
+
+# quiet_cmdline: what makes a kernel boot sooner under nested emulation and changes nothing that cases look at.
+# shellcheck disable=SC2034
+quiet_cmdline="console=ttyS0 quiet pci=lastbus=0 panic=-1 mitigations=off init_on_alloc=0"
 
 # tap_up NAME ADDRESS/PREFIX: makes a tap interface with the host's ADDRESS on it.
 tap_up() {
@@ -127,7 +150,11 @@ tap_up() {
 # ---- after a case (called by the lab) --------------------------------------------------------------------------------
 
 lab_clean() {
-  local mount lun tap
+  local log mount lun tap
+  for log in /run/plumb/*/log; do
+    [ ! -f "$log" ] || cp "$log" "$logs/$(basename "$(dirname "$log")").log"
+  done
+  rm -rf /run/plumb
   swapoff -a
   awk -v under="$work/" 'index($2, under) == 1 {print $2}' /proc/mounts | tac | while read -r mount; do umount -l "$mount"; done
   for lun in "$backstores"/*/; do

@@ -1,0 +1,4 @@
+# shellcheck shell=bash
+# limit: 600
+# Debian's stock 6.1 kernel in small and large guests.
+. "$lab/boot-matrix.sh" 6.1

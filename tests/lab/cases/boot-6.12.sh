@@ -1,0 +1,4 @@
+# shellcheck shell=bash
+# limit: 600
+# Debian's stock 6.12 kernel in small and large guests.
+. "$lab/boot-matrix.sh" 6.12
