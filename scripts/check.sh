@@ -34,10 +34,13 @@ check_sizes() {
   [ -z "$long" ] || { echo "files over 600 lines:"; echo "$long"; return 1; }
 }
 
+# Minutes long, so the hook and a hand run it, and scripts/test.sh leaves it out.
 check_tidy() {
   [ -f "$build/compile_commands.json" ] || cmake --preset dev >/dev/null || return 1
+  # g++'s commands, in the words of clang 14.
   git ls-files '*.cc' | grep -v '_test\.cc$\|/fuzz/\|tests/' |
-    xargs -P "$(nproc)" -n 4 clang-tidy -p "$build" --quiet --extra-arg=-std=c++2b 2>/dev/null
+    xargs -P "$(nproc)" -n 1 clang-tidy -p "$build" --quiet --extra-arg=-std=c++2b \
+      --extra-arg=-Wno-unknown-warning-option 2>/dev/null
 }
 
 run() {

@@ -61,7 +61,7 @@ add_closing_line() {
 }
 
 run_checks() {
-  PLUMB_BUILD=build/release scripts/check.sh | tee "$logs/checks.log"
+  scripts/check.sh format layers headers shell sizes | tee "$logs/checks.log"
   add_closing_line "$logs/checks.log" checks
 }
 
@@ -104,7 +104,7 @@ run_fuzz() {
 run_tier() {
   echo "== $1"
   case $1 in
-    checks) build release && run_checks ;;
+    checks) run_checks ;;
     unit) build release && run_ctest release 'unit|host' ;;
     host) build release && run_host release ;;
     asan) build asan && run_ctest asan 'unit|host' && run_host asan ;;
