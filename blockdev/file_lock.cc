@@ -6,12 +6,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <memory>
+#include <thread>
 
 #include "base/file.h"
 
 namespace plumb {
 namespace {
+
+constexpr int kLockPatienceMs = 2000;
+constexpr int kLockStepMs = 20;
 
 struct CloseFolder {
   void operator()(DIR* folder) const { ::closedir(folder); }
@@ -100,9 +105,16 @@ Result<> lock_file(int fd, const std::string& path, bool exclusive) {
   struct flock lock {};
   lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
   lock.l_whence = SEEK_SET;  // from 0, length 0: the whole file, however it grows
-  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
-  if (errno == EAGAIN || errno == EACCES) return locked(path, find_lock_holder(fd));
-  return os_error(errno, "image {} cannot be locked", path);
+  for (int waited_ms = 0;; waited_ms += kLockStepMs) {
+    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
+    if (errno != EAGAIN && errno != EACCES)
+      return os_error(errno, "image {} cannot be locked", path);
+    const LockHolder holder = find_lock_holder(fd);
+    // A lock without a holder is that of a VM killed a moment ago, whose ring the kernel is taking
+    // down; it ends by itself.
+    if (holder.pid != 0 || waited_ms >= kLockPatienceMs) return locked(path, holder);
+    std::this_thread::sleep_for(std::chrono::milliseconds(kLockStepMs));
+  }
 }
 
 }  // namespace plumb

@@ -26,7 +26,11 @@ class UringEngine final : public IoEngine {
  public:
   explicit UringEngine(HelperThread& helper) : helper_(helper) {}
   ~UringEngine() override {
-    if (set_up_) io_uring_queue_exit(&ring_);
+    if (!set_up_) return;
+    // The kernel takes a ring down later, on a thread of its own, and until then it would keep the
+    // registered files open, with their locks and claims. Asked for by name it happens now.
+    if (registered_files_) io_uring_unregister_files(&ring_);
+    io_uring_queue_exit(&ring_);
   }
 
   Result<> set_up();

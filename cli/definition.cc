@@ -312,6 +312,11 @@ Result<> complete(VmDefinition& definition) {
   for (size_t i = 0; i < definition.disks.size(); ++i) {
     TRY(complete_disk(definition.disks[i], i, ids));
   }
+  std::set<std::string> luns;
+  for (const DiskDefinition& disk : definition.disks) {
+    if (disk.lun.empty() || luns.insert(disk.lun).second) continue;
+    return usage_error("two disks are the LUN {}; a VM can have it once", disk.lun);
+  }
   for (size_t i = 0; i < definition.nets.size(); ++i) {
     NetDefinition& net = definition.nets[i];
     if (net.tap.empty()) return usage_error("a network interface needs a tap, such as tap=tap0");

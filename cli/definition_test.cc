@@ -145,6 +145,8 @@ TEST_CASE("what belongs together must be there, once") {
   CHECK_THAT(
       refusal(good + "[[disk]]\nid = \"d\"\nimage = \"1\"\n[[disk]]\nid = \"d\"\nimage = \"2\""),
       Catch::Contains("two disks have the id 'd'"));
+  const std::string lun = std::string("[[disk]]\nlun = \"") + kWwn + "\"\n";
+  CHECK_THAT(refusal(good + lun + lun), Catch::Contains("a VM can have it once"));
   CHECK_THAT(refusal(good + "[[net]]\nmac = \"52:54:00:12:34:56\""),
              Catch::Contains("needs a tap"));
 }

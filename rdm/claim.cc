@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/file.h"
 #include "base/process.h"
@@ -16,6 +18,9 @@
 
 namespace plumb {
 namespace {
+
+constexpr int kClaimPatienceMs = 2000;
+constexpr int kClaimStepMs = 20;
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
@@ -107,6 +112,25 @@ Result<> check_usable(const Lun& lun, const std::string& device, const ClaimOpti
   return {};
 }
 
+Result<UniqueFd> open_exclusively(const Lun& lun, const std::string& device, bool read_only,
+                                  const SystemRoots& roots) {
+  const int access = read_only ? O_RDONLY : O_RDWR;
+  for (int waited_ms = 0;; waited_ms += kClaimStepMs) {
+    UniqueFd fd(::open(device.c_str(), access | O_EXCL | O_DIRECT | O_CLOEXEC));
+    if (fd) return fd;
+    if (errno != EBUSY) {
+      return os_error(errno, "LUN {} ({}) cannot be opened", lun.id.text(), device);
+    }
+    if (const auto holder = process_with_device_open(lun.number, roots.proc)) {
+      return busy(lun, device, "it is open in " + *holder);
+    }
+    // Nobody to be seen: the kernel itself, or a VM killed a moment ago, whose ring the kernel is
+    // taking down; that ends by itself.
+    if (waited_ms >= kClaimPatienceMs) return busy(lun, device, "it is held by the kernel");
+    std::this_thread::sleep_for(std::chrono::milliseconds(kClaimStepMs));
+  }
+}
+
 }  // namespace
 
 std::optional<std::string> mount_point_in(std::string_view mountinfo, std::string_view name,
@@ -153,13 +177,7 @@ Result<ClaimedLun> claim_lun(const LunResolver& resolver, const LunId& id,
   TRY(check_usable(lun, device, options));
   if (const auto use = use_of(lun, resolver.roots())) return busy(lun, device, *use);
 
-  const int access = options.read_only ? O_RDONLY : O_RDWR;
-  UniqueFd fd(::open(device.c_str(), access | O_EXCL | O_DIRECT | O_CLOEXEC));
-  if (!fd && errno == EBUSY) {
-    const auto holder = process_with_device_open(lun.number, resolver.roots().proc);
-    return busy(lun, device, holder ? "it is open in " + *holder : "it is held by the kernel");
-  }
-  if (!fd) return os_error(errno, "LUN {} ({}) cannot be opened", lun.id.text(), device);
+  UniqueFd fd = TRY(open_exclusively(lun, device, options.read_only, resolver.roots()));
   TRY(verify(resolver, lun, fd.get()));
   return ClaimedLun{std::move(fd), std::move(lun)};
 }
