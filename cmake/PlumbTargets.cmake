@@ -35,7 +35,7 @@ if(PLUMB_SANITIZE)
   target_compile_options(plumb_options INTERFACE
     -fsanitize=${PLUMB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
     # g++ 12 is wrong about instrumented code, and says that Boost's fences are not followed.
-    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-tsan>)
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-tsan>)
   target_link_options(plumb_options INTERFACE -fsanitize=${PLUMB_SANITIZE})
 else()
   # Not beside -static-pie, which g++ would quietly drop.
