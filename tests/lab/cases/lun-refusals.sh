@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A LUN that somebody uses, that is ambiguous or that is not there is refused with its reason, and not touched.
 modprobe -a dm_mod
-read -r device wwn < <(lio_lun data 64M)
+read -r device wwn < <(lio_lun data 16M)
 
 # refused TEXT STATUS PATTERN [WWN]: plumb run must end with STATUS and a line like PATTERN, and leave the LUN as it was.
 refused() {
@@ -30,9 +30,9 @@ as_it_is
 refused "held by device-mapper" 11 "$wwn .*held by dm-"
 dmsetup remove --noudevsync lab-held
 
-# One partition of 32 MiB, in the MBR's own format: start and length little-endian at 0x1be.
-dd if=/dev/zero of="$device" bs=1M count=4 status=none
-printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\0\001\0' | dd of="$device" bs=1 seek=446 conv=notrunc status=none
+# One partition of 8 MiB, in the MBR's own format: start and length little-endian at 0x1be.
+dd if=/dev/zero of="$device" bs=1M count=2 status=none
+printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\100\0\0' | dd of="$device" bs=1 seek=446 conv=notrunc status=none
 printf '\125\252' | dd of="$device" bs=1 seek=510 conv=notrunc status=none
 blockdev --rereadpt "$device"
 wait_for 10 test -b "${device}1" || fail "no partition"
@@ -47,7 +47,7 @@ refused "open exclusively elsewhere" 11 "$wwn .*open in .*$holder"
 kill "$holder"
 wait "$holder" || true
 
-lio_lun copy 64M "$wwn" >/dev/null
+lio_lun copy 16M "$wwn" >/dev/null
 refused "duplicate" 1 "$wwn is ambiguous"
 lio_lun_remove copy
 
