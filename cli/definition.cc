@@ -5,7 +5,17 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#define TOML_EXCEPTIONS 0
+// toml++ 3.3 asserts, and in release builds assumes, what some files break ("[#"): here that is
+// an error like any other, in every build.
+#undef NDEBUG
+namespace plumb {
+struct TomlParserLost {};
+constexpr void toml_parser_expects(bool condition) {
+  if (!condition) throw TomlParserLost();
+}
+}  // namespace plumb
+#define TOML_ASSERT(expression) ::plumb::toml_parser_expects(!!(expression))
+#define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
 #include "base/size.h"
@@ -246,6 +256,17 @@ Result<T> parse_flag(const Key<T> (&keys)[N], std::string_view flag, std::string
   return target;
 }
 
+Result<toml::table> parse_toml(std::string_view text, std::string_view file_name) {
+  try {
+    return toml::parse(text, file_name);
+  } catch (const toml::parse_error& error) {
+    return usage_error("{}: line {}: {}", file_name, error.source().begin.line,
+                       error.description());
+  } catch (const TomlParserLost&) {
+    return usage_error("{} is not TOML; check its brackets and keys", file_name);
+  }
+}
+
 Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::string>& ids) {
   if (disk.id.empty()) disk.id = fmt::format("disk{}", position);
   if (disk.image.empty() == disk.lun.empty()) {
@@ -261,12 +282,8 @@ Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::stri
 }  // namespace
 
 Result<> read_toml(std::string_view text, std::string_view file_name, VmDefinition& definition) {
-  const toml::parse_result parsed = toml::parse(text, file_name);
-  if (!parsed) {
-    return usage_error("{}: line {}: {}", file_name, parsed.error().source().begin.line,
-                       parsed.error().description());
-  }
-  for (const auto& [name, node] : parsed.table()) {
+  const toml::table parsed = TRY(parse_toml(text, file_name));
+  for (const auto& [name, node] : parsed) {
     if (name.str() == "disk") {
       definition.disks = TRY(read_tables(kDiskKeys, node, file_name, "disk"));
     } else if (name.str() == "net") {

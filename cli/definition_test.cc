@@ -129,6 +129,7 @@ TEST_CASE("values out of range or of the wrong kind are refused") {
       {"name = ", "vm.toml: line 1"},
       {"name = \"a\"\nname = \"b\"", "vm.toml: line 2"},
       {"\x01\x02", "vm.toml: line 1"},
+      {"[#", "vm.toml is not TOML"},
   }));
   CAPTURE(toml);
   CHECK_THAT(refusal(toml), Catch::Contains(reason));
