@@ -257,6 +257,10 @@ Result<T> parse_flag(const Key<T> (&keys)[N], std::string_view flag, std::string
 }
 
 Result<toml::table> parse_toml(std::string_view text, std::string_view file_name) {
+  // toml++ 3.3 does not get over one.
+  if (text.starts_with("\xef\xbb\xbf")) {
+    return usage_error("{} starts with a byte-order mark; save it as UTF-8 without one", file_name);
+  }
   try {
     return toml::parse(text, file_name);
   } catch (const toml::parse_error& error) {
