@@ -130,9 +130,18 @@ TEST_CASE("values out of range or of the wrong kind are refused") {
       {"name = \"a\"\nname = \"b\"", "vm.toml: line 2"},
       {"\x01\x02", "vm.toml: line 1"},
       {"[#", "vm.toml is not TOML"},
+      {"\xc3\xbc = 1", "vm.toml: line 1"},
+      {"name = \xe3\x81\x82", "vm.toml: line 1"},
+      {"name = \"\xff\"", "vm.toml: line 1"},
   }));
   CAPTURE(toml);
   CHECK_THAT(refusal(toml), Catch::Contains(reason));
+}
+
+TEST_CASE("text and comments may hold any character, and a byte-order mark may come first") {
+  VmDefinition vm;
+  REQUIRE(read_toml("\xef\xbb\xbf# \xc3\xbc\nkernel = \"/m\xc3\xbc\"\n", "vm.toml", vm).ok());
+  CHECK(vm.kernel == "/m\xc3\xbc");
 }
 
 TEST_CASE("what belongs together must be there, once") {

@@ -89,11 +89,6 @@ run_lab() {
 run_fuzz() {
   local target
   for target in build/fuzz/bin/*_fuzz; do
-    if [ "$(basename "$target")" = definition_fuzz ]; then
-      echo "SKIPPED definition_fuzz: toml++ 3.3 has undefined behaviour on odd Unicode (docs/decisions/0005)"
-      count 0 0 1
-      continue
-    fi
     if "$target" -max_total_time=10 -rss_limit_mb=2048 -print_final_stats=0 \
       >"$logs/$(basename "$target").log" 2>&1; then
       echo "PASS $(basename "$target")"
