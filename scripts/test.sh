@@ -81,7 +81,7 @@ run_host() {
 run_lab() {
   local cases
   mapfile -t cases < <(tests/lab/run --list)
-  tests/lab/run --build build/release "${cases[@]}" | tee "$logs/lab.log"
+  tests/lab/run --build build/release --machines 2 "${cases[@]}" | tee "$logs/lab.log"
   add_closing_line "$logs/lab.log" lab
 }
 

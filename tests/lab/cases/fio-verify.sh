@@ -26,7 +26,7 @@ for mode in randwrite randtrimwrite; do
 done
 END
 )
-start_guest fio --memory 768M --vcpus 1 --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
+start_guest fio --memory 768M --vcpus 2 --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
   --lun "$first,id=lun-uring,engine=io_uring" --lun "$second,id=lun-aio,engine=libaio" \
   --disk "$work/third.img,id=image-uring,engine=io_uring" --disk "$work/fourth.img,id=image-aio,engine=libaio"
 guest_ends fio 0 500
