@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -55,6 +56,7 @@ class UringEngine final : public IoEngine {
     return (static_cast<uint64_t>(generation) << 32U) | (token << 2U) | kTagWatch;
   }
 
+  Result<> restrict();
   io_uring_sqe* free_entry();
   void arm_watches();
   void take_completion(const io_uring_cqe& cqe, IoEvents& events);
@@ -73,7 +75,7 @@ class UringEngine final : public IoEngine {
 
 Result<> UringEngine::set_up() {
   // Newest first: deferred task work keeps completions out of the submitting path (6.1), then
-  // what 6.0, 5.19 and 5.18 know.
+  // what 6.0, 5.19 and 5.18 know. All start disabled, to be restricted first (5.10).
   constexpr unsigned kAttempts[] = {
       IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
       IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
@@ -84,12 +86,12 @@ Result<> UringEngine::set_up() {
   int error = 0;
   for (const unsigned flags : kAttempts) {
     io_uring_params params{};
-    params.flags = flags | IORING_SETUP_CQSIZE;
+    params.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED;
     params.cq_entries = kRingCompletions;
     error = -io_uring_queue_init_params(kRingEntries, &ring_, &params);
     if (error == 0) {
       set_up_ = true;
-      // Without NODROP a burst could lose completions; such kernels (before 5.5) use libaio.
+      // Without it a burst could lose completions.
       if ((params.features & IORING_FEAT_NODROP) == 0)
         return failed("the kernel's io_uring is too old");
       break;
@@ -102,7 +104,33 @@ Result<> UringEngine::set_up() {
   if (error == ENOSYS) return os_error(error, "the kernel has no io_uring");
   if (error != 0) return os_error(error, "io_uring cannot be set up");
   registered_files_ = io_uring_register_files_sparse(&ring_, kRingFiles) == 0;
+  TRY(restrict());
   io_uring_register_ring_fd(&ring_);  // saves a look-up per call; older kernels do without
+  return {};
+}
+
+// No filter of system calls sees what goes through a ring: so the ring itself takes nothing but
+// what this file puts into it (io_uring_register(2), IORING_REGISTER_RESTRICTIONS).
+Result<> UringEngine::restrict() {
+  constexpr uint8_t kOperations[] = {IORING_OP_READ,     IORING_OP_READV,      IORING_OP_WRITE,
+                                     IORING_OP_WRITEV,   IORING_OP_FSYNC,      IORING_OP_FALLOCATE,
+                                     IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE};
+  constexpr uint8_t kRegistrations[] = {IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES,
+                                        IORING_REGISTER_RING_FDS, IORING_UNREGISTER_RING_FDS,
+                                        IORING_REGISTER_ENABLE_RINGS};
+  std::vector<io_uring_restriction> allowed;
+  for (const uint8_t operation : kOperations) {
+    allowed.push_back({.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = operation});
+  }
+  for (const uint8_t registration : kRegistrations) {
+    allowed.push_back({.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = registration});
+  }
+  allowed.push_back(
+      {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE});
+  int error = -io_uring_register_restrictions(&ring_, allowed.data(),
+                                              static_cast<unsigned>(allowed.size()));
+  if (error == 0) error = -io_uring_enable_rings(&ring_);
+  if (error != 0) return os_error(error, "io_uring cannot be restricted to what plumb does");
   return {};
 }
 

@@ -29,6 +29,7 @@ constexpr void toml_parser_expects(bool condition) {
 #include "blockdev/io_thread.h"
 #include "cli/nearest.h"
 #include "rdm/lun_id.h"
+#include "vmm/virtio/tap.h"
 #include "vmm/vm.h"
 
 namespace plumb {
@@ -64,20 +65,6 @@ Result<std::string> parse_name(std::string_view text) {
   if (good) return std::string(text);
   return usage_error("'{}' is not a name; use letters, digits, '-', '_' and '.', {} at most", text,
                      kMaxNameBytes);
-}
-
-Result<std::string> parse_mac(std::string_view text) {
-  const bool good = text.size() == 17 && [text] {
-    for (size_t i = 0; i < text.size(); ++i) {
-      const unsigned char c = static_cast<unsigned char>(text[i]);
-      if (i % 3 == 2 ? c != ':' : std::isxdigit(c) == 0) return false;
-    }
-    // The lowest bit of the first byte marks groups (IEEE 802).
-    return (std::stoi(std::string(text.substr(0, 2)), nullptr, 16) & 1) == 0;
-  }();
-  if (good) return std::string(text);
-  return usage_error("'{}' is not the MAC address of an interface, such as 52:54:00:12:34:56",
-                     text);
 }
 
 Result<unsigned> parse_vcpus(std::string_view text) {
@@ -137,6 +124,10 @@ Result<std::string> parse_engine(std::string_view text) {
   return std::string(text);
 }
 Result<std::string> parse_lun(std::string_view text) { return TRY(LunId::parse(text)).text(); }
+Result<std::string> parse_mac_text(std::string_view text) {
+  TRY(parse_mac(text));
+  return std::string(text);
+}
 Result<std::string> parse_serial(std::string_view text) {
   if (text.size() <= kMaxSerialBytes) return std::string(text);
   return usage_error("serial '{}' is longer than the {} bytes a virtio disk can have", text,
@@ -178,7 +169,7 @@ constexpr Key<DiskDefinition> kDiskKeys[] = {
 using Net_ = NetDefinition;
 constexpr Key<NetDefinition> kNetKeys[] = {
     {"tap", "existing tap interface", false, assign_text<&Net_::tap, Net_>},
-    {"mac", "MAC address", false, assign<&Net_::mac, parse_mac, Net_>},
+    {"mac", "MAC address", false, assign<&Net_::mac, parse_mac_text, Net_>},
 };
 
 template <typename T, size_t N>

@@ -1,5 +1,6 @@
 #include "cli/vm_process.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,13 +17,17 @@
 #include "base/unique_fd.h"
 #include "cli/disk_source.h"
 #include "cli/runtime_folder.h"
+#include "cli/sandbox.h"
 #include "cli/terminal.h"
+#include "vmm/boot/loader.h"
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
+#include "vmm/kvm.h"
 #include "vmm/virtio/blk.h"
 #include "vmm/virtio/console.h"
 #include "vmm/virtio/net.h"
 #include "vmm/virtio/rng.h"
+#include "vmm/virtio/tap.h"
 #include "vmm/vm.h"
 
 namespace plumb {
@@ -42,7 +47,8 @@ class VmProcess {
   Result<ExitCode> run();
 
  private:
-  Result<> open_disks();
+  Result<> open_host_parts();
+  Result<> start_disks();
   Result<> open_consoles();
   Result<> open_control_api();
   Result<> boot();
@@ -58,6 +64,10 @@ class VmProcess {
   const bool foreground_;
   std::optional<RawTerminal> terminal_;
   UniqueFd lock_;
+  std::optional<Kvm> kvm_;
+  BootFiles boot_files_;
+  std::vector<DiskSource> sources_;  // until start_disks()
+  std::vector<UniqueFd> taps_;
   std::vector<OpenDisk> disks_;
   std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
   std::unique_ptr<CharHub> console_;
@@ -66,7 +76,7 @@ class VmProcess {
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
   std::unique_ptr<Vm> vm_;
-  int signal_ = 0;  // that asked the VM to end
+  bool signalled_ = false;  // asked the guest to power off
   std::optional<Result<ExitCode>> result_;
 };
 
@@ -80,15 +90,30 @@ VmProcess::~VmProcess() {
 
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
-  TRY(open_disks());
+  TRY(open_host_parts());
+  TRY(give_up_privileges(RuntimePaths(definition_.name).folder));
+  TRY(start_disks());
   TRY(open_consoles());
   TRY(open_control_api());
   await_signal();
-  return boot();
+  TRY(boot());
+  return restrict_system_calls();
 }
 
-Result<> VmProcess::open_disks() {
-  for (const DiskDefinition& disk : definition_.disks) disks_.push_back(TRY(open_disk(disk)));
+// All that needs a privilege or a path, also for what a reboot needs.
+Result<> VmProcess::open_host_parts() {
+  kvm_.emplace(TRY(Kvm::open()));
+  boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
+  for (const DiskDefinition& disk : definition_.disks) sources_.push_back(TRY(open_source(disk)));
+  for (const NetDefinition& net : definition_.nets) taps_.push_back(TRY(open_tap(net.tap)));
+  return {};
+}
+
+Result<> VmProcess::start_disks() {
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    disks_.push_back(TRY(open_disk(definition_.disks[i], std::move(sources_[i]))));
+  }
+  sources_.clear();
   return {};
 }
 
@@ -134,15 +159,14 @@ Result<> VmProcess::open_control_api() {
 }
 
 Result<> VmProcess::boot() {
-  vm_ = TRY(Vm::create({.name = definition_.name,
-                        .memory_bytes = definition_.memory_bytes,
-                        .huge_pages = definition_.huge_pages,
-                        .vcpus = definition_.vcpus,
-                        .serial = definition_.console == "serial" ? console_.get() : nullptr}));
+  vm_ = TRY(
+      Vm::create(*kvm_, {.name = definition_.name,
+                         .memory_bytes = definition_.memory_bytes,
+                         .huge_pages = definition_.huge_pages,
+                         .vcpus = definition_.vcpus,
+                         .serial = definition_.console == "serial" ? console_.get() : nullptr}));
   TRY(add_devices(*vm_));
-  TRY(vm_->load_kernel({.kernel_path = definition_.kernel,
-                        .initrd_path = definition_.initrd,
-                        .command_line = definition_.cmdline}));
+  TRY(vm_->load_kernel(boot_files_, definition_.cmdline));
   return vm_->start([this](Vm::Stopped stopped) {
     boost::asio::post(context_, [this, stopped = std::move(stopped)] { on_stop(stopped); });
   });
@@ -153,8 +177,11 @@ Result<> VmProcess::add_devices(Vm& vm) {
   for (const OpenDisk& open : disks_) {
     TRY(vm.add_virtio(std::make_unique<VirtioBlk>(*open.disk, queues)));
   }
-  for (const NetDefinition& net : definition_.nets) {
-    TRY(vm.add_virtio(TRY(VirtioNet::open({.tap = net.tap, .mac = net.mac}, *misc_thread_))));
+  for (size_t i = 0; i < taps_.size(); ++i) {
+    const MacAddress mac = TRY(parse_mac(definition_.nets[i].mac));
+    UniqueFd tap(::fcntl(taps_[i].get(), F_DUPFD_CLOEXEC, 0));
+    if (!tap) return os_error(errno, "tap {} cannot be used again", definition_.nets[i].tap);
+    TRY(vm.add_virtio(std::make_unique<VirtioNet>(std::move(tap), mac, *misc_thread_)));
   }
   CharBackend* console = definition_.console == "virtio" ? console_.get() : nullptr;
   TRY(vm.add_virtio(std::make_unique<VirtioConsole>(console, agent_.get(), *misc_thread_)));
@@ -168,7 +195,7 @@ Result<ExitCode> VmProcess::run() {
 }
 
 void VmProcess::end(ExitCode code) {
-  if (!result_) result_ = signal_ == 0 ? code : static_cast<ExitCode>(kExitSignal + signal_);
+  if (!result_) result_ = code;
   context_.stop();
 }
 
@@ -203,8 +230,8 @@ void VmProcess::await_signal() {
 
 // The first signal presses the power button, the second does not wait for the guest.
 void VmProcess::on_signal(int number) {
-  if (signal_ != 0) return end(kExitFailed);
-  signal_ = number;
+  if (signalled_) return end(static_cast<ExitCode>(kExitSignal + number));
+  signalled_ = true;
   press_power_button("a signal; another one ends the VM at once");
   await_signal();
 }

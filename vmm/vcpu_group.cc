@@ -66,7 +66,6 @@ Result<> VcpuGroup::start_thread(Vcpu& vcpu, const std::vector<int>& cpus) {
   threads_.emplace_back([this, &vcpu] { thread_main(vcpu); });
   ++alive_;
   const pthread_t thread = threads_.back().native_handle();
-  ::pthread_setname_np(thread, fmt::format("vcpu-{}", vcpu.id()).c_str());
   if (cpus.empty()) return {};
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -81,6 +80,7 @@ Result<> VcpuGroup::start_thread(Vcpu& vcpu, const std::vector<int>& cpus) {
 }
 
 void VcpuGroup::thread_main(Vcpu& vcpu) {
+  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", vcpu.id()).c_str());
   while (enter(vcpu)) {
     std::optional<Stopped> stopped = vcpu.run();
     if (stopped) stop(std::move(*stopped));

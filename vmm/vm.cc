@@ -87,11 +87,10 @@ struct Vm::State {
   void stop(StopReason reason) { vcpus->stop({reason, {}}); }
 };
 
-Result<std::unique_ptr<Vm>> Vm::create(Config config) {
+Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm, Config config) {
   if (config.vcpus < 1 || config.vcpus > kMaxVcpus) {
     return usage_error("{} vCPUs are not between 1 and {}", config.vcpus, kMaxVcpus);
   }
-  const Kvm kvm = TRY(Kvm::open());
   auto state = std::make_unique<State>();
   state->memory = TRY(
       GuestMemory::create({.size_bytes = config.memory_bytes, .huge_pages = config.huge_pages}));
@@ -123,7 +122,7 @@ Result<> Vm::add_virtio(std::unique_ptr<VirtioDevice> device) {
   return state_->machine->add_virtio(std::move(device));
 }
 
-Result<> Vm::load_kernel(const Kernel& kernel) {
+Result<> Vm::load_kernel(const BootFiles& files, const std::string& command_line) {
   if (state_->state.now() != VmState::kCreated) {
     return failed("a kernel cannot be loaded into a VM that has been started");
   }
@@ -132,10 +131,8 @@ Result<> Vm::load_kernel(const Kernel& kernel) {
   std::byte* to = state_->memory->at(layout::kAcpiTables, acpi.size());
   ENSURE(to != nullptr && layout::kAcpiTables + acpi.size() <= layout::kHighRamStart);
   std::memcpy(to, acpi.data(), acpi.size());
-  state_->cpu_start = TRY(load_guest(*state_->memory, {.kernel_path = kernel.kernel_path,
-                                                       .initrd_path = kernel.initrd_path,
-                                                       .command_line = kernel.command_line,
-                                                       .rsdp = layout::kAcpiTables}));
+  state_->cpu_start = TRY(load_guest(*state_->memory, files,
+                                     {.command_line = command_line, .rsdp = layout::kAcpiTables}));
   return {};
 }
 

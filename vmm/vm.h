@@ -19,6 +19,9 @@
 
 namespace plumb {
 
+struct BootFiles;
+class Kvm;
+
 inline constexpr unsigned kMaxVcpus = 64;
 
 class Vm {
@@ -31,15 +34,10 @@ class Vm {
     std::vector<std::vector<int>> vcpu_cpus;  // per vCPU, where it may run; empty: anywhere
     CharBackend* serial = nullptr;            // of the 16550; nullptr: output is dropped
   };
-  struct Kernel {
-    std::string kernel_path;  // bzImage, or ELF with a PVH note
-    std::string initrd_path;  // "" for none
-    std::string command_line;
-  };
   using Stopped = plumb::Stopped;
 
-  // Errors: no /dev/kvm, no permission, KVM lacks what is needed, memory that does not fit.
-  static Result<std::unique_ptr<Vm>> create(Config config);
+  // Errors: KVM lacks what is needed, memory that does not fit.
+  static Result<std::unique_ptr<Vm>> create(const Kvm& kvm, Config config);
   ~Vm();
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
@@ -47,8 +45,9 @@ class Vm {
   // Puts `device` behind a virtio-pci function in the next free slot of bus 0. Before start().
   Result<> add_virtio(std::unique_ptr<VirtioDevice> device);
 
-  // Loads kernel, initrd and command line, and writes the ACPI tables and boot information.
-  Result<> load_kernel(const Kernel& kernel);
+  // Loads kernel (bzImage, or ELF with a PVH note), initrd and command line, and writes the ACPI
+  // tables and boot information.
+  Result<> load_kernel(const BootFiles& files, const std::string& command_line);
 
   // Runs the vCPUs. `on_stop` is called once, on any thread, when the guest's run ends.
   Result<> start(std::function<void(Stopped)> on_stop);

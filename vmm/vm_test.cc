@@ -15,6 +15,7 @@
 #include "base/size.h"
 #include "tests/fakes/kernel_images.h"
 #include "tests/temporary_folder.h"
+#include "vmm/boot/loader.h"
 #include "vmm/kvm.h"
 
 using namespace plumb;
@@ -107,6 +108,17 @@ class Ending {
   Stopped stopped_;
 };
 
+const Kvm& kvm() {
+  static const Kvm kvm = Kvm::open().value();
+  return kvm;
+}
+
+Result<> load(Vm& vm, const std::string& kernel, const std::string& initrd = "",
+              const std::string& command_line = "hello") {
+  const BootFiles files = TRY(open_boot_files(kernel, initrd));
+  return vm.load_kernel(files, command_line);
+}
+
 struct Guest {
   explicit Guest(const Bytes& program, unsigned vcpus = 1, uint64_t memory = 16 * kMiB) {
     const std::string path = folder.path() + "/guest";
@@ -114,12 +126,12 @@ struct Guest {
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(file.data()),
                static_cast<std::streamsize>(file.size()));
-    auto made =
-        Vm::create({.name = "test", .memory_bytes = memory, .vcpus = vcpus, .serial = &console});
+    auto made = Vm::create(
+        kvm(), {.name = "test", .memory_bytes = memory, .vcpus = vcpus, .serial = &console});
     INFO((made ? "" : made.error().message));
     REQUIRE(made);
     vm = std::move(made).value();
-    REQUIRE(vm->load_kernel({.kernel_path = path, .command_line = "hello"}));
+    REQUIRE(load(*vm, path));
   }
   Stopped run() {
     REQUIRE(vm->start(ending.callback()));
@@ -243,7 +255,7 @@ TEST_CASE("the most vCPUs there may be are made, and one more is refused") {
   CHECK(guest.run().reason == StopReason::kPowerOff);
   for (const unsigned vcpus : {0U, kMaxVcpus + 1}) {
     Result<std::unique_ptr<Vm>> vm =
-        Vm::create({.name = "test", .memory_bytes = 16 * kMiB, .vcpus = vcpus});
+        Vm::create(kvm(), {.name = "test", .memory_bytes = 16 * kMiB, .vcpus = vcpus});
     REQUIRE_FALSE(vm);
     CHECK(vm.error().kind == ErrorKind::kUsage);
   }
@@ -257,13 +269,13 @@ TEST_CASE("vCPU threads are named, and stay on the host CPUs they are given") {
   std::ofstream(path, std::ios::binary)
       .write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
   Console console;
-  auto vm = Vm::create({.name = "test",
-                        .memory_bytes = 16 * kMiB,
-                        .vcpus = 1,
-                        .vcpu_cpus = {{0}},
-                        .serial = &console})
+  auto vm = Vm::create(kvm(), {.name = "test",
+                               .memory_bytes = 16 * kMiB,
+                               .vcpus = 1,
+                               .vcpu_cpus = {{0}},
+                               .serial = &console})
                 .value();
-  REQUIRE(vm->load_kernel({.kernel_path = path}));
+  REQUIRE(load(*vm, path));
   REQUIRE(vm->start([](Stopped) {}));
   console.wait_for(1);
   bool found = false;
@@ -277,9 +289,10 @@ TEST_CASE("vCPU threads are named, and stay on the host CPUs they are given") {
 
   auto nowhere =
       Vm::create(
+          kvm(),
           {.name = "test", .memory_bytes = 16 * kMiB, .vcpu_cpus = {{1023}}, .serial = &console})
           .value();
-  REQUIRE(nowhere->load_kernel({.kernel_path = path}));
+  REQUIRE(load(*nowhere, path));
   Ending ending;
   Result<> started = nowhere->start(ending.callback());
   REQUIRE_FALSE(started);
@@ -291,9 +304,14 @@ TEST_CASE("vCPU threads are named, and stay on the host CPUs they are given") {
 TEST_CASE("what cannot be loaded is named, with what to do") {
   if (!have_kvm()) return;
   TemporaryFolder folder;
-  auto vm = Vm::create({.name = "test", .memory_bytes = 16 * kMiB}).value();
-  const auto error = [&](const Vm::Kernel& kernel) {
-    Result<> loaded = vm->load_kernel(kernel);
+  auto vm = Vm::create(kvm(), {.name = "test", .memory_bytes = 16 * kMiB}).value();
+  struct Kernel {
+    std::string kernel_path;
+    std::string initrd_path;
+    std::string command_line;
+  };
+  const auto error = [&](const Kernel& kernel) {
+    Result<> loaded = load(*vm, kernel.kernel_path, kernel.initrd_path, kernel.command_line);
     return loaded ? "" : loaded.error().message;
   };
   const auto file = [&](const char* name, const Bytes& content) {

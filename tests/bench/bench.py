@@ -2,11 +2,13 @@
 """Benchmarks of the VM's process beside QEMU microvm. Prints a table; --json writes the figures as
 [{"name", "unit", "ours", "peers": {…}}], medians. Exit code 1 when a goal is missed."""
 import argparse
+import fcntl
 import json
 import os
 import pathlib
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -65,6 +67,8 @@ class Bench:
         line = b""
         while b"spinning" not in line:
             line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"bench: the guest of {command[0]} ended: exit {process.wait()}")
         pss_kib, guest = 0, False
         with open(f"/proc/{process.pid}/smaps", encoding="utf-8") as smaps:
             for row in smaps:
@@ -76,7 +80,13 @@ class Bench:
         process.kill()
         process.wait(timeout=DEADLINE_S)
         process.stdout.close()
+        self.wait_for_image()
         return pss_kib / 1024
+
+    def wait_for_image(self):
+        """The kernel ends the I/O ring of a killed process, and so its lock, a moment later."""
+        with open(self.image, "r+b") as image:
+            fcntl.fcntl(image, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
 
 
 # name → (unit, measuring method, guest command, runs, goal as text, goal as a test of ours and QEMU's)

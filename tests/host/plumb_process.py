@@ -11,6 +11,7 @@ import unittest
 BUILD = pathlib.Path(os.environ.get("PLUMB_BUILD", "build/dev")).resolve()
 PLUMB = str(BUILD / "bin/plumb")
 PROBE = str(BUILD / "bin/probe-guest")
+SANITIZED = "asan" in str(BUILD)
 
 # Far beyond what anything here takes; only so that a hang becomes a failure.
 DEADLINE_S = 120

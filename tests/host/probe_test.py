@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import unittest
 
-from plumb_process import DEADLINE_S, PROBE, PlumbTest, kvm_missing, main
+from plumb_process import DEADLINE_S, PROBE, SANITIZED, PlumbTest, kvm_missing, main
 
 RESET, CRASH = 4, 5
 
@@ -153,6 +153,20 @@ class LifeTest(PlumbTest):
                 break
         process.terminate()
         self.assertEqual(process.wait(timeout=DEADLINE_S), 143)
+
+    def test_process_of_a_running_vm_has_no_privileges(self):
+        process = self.start("run", "--name", "a", "--memory", "32M", "--vcpus", "2", "--kernel",
+                             PROBE, "--cmdline", "spin", "--disk", self.image())
+        self.wait_for_line(process, "spinning")
+        # An answer of the control API comes after the last step of the start.
+        tasks = list(pathlib.Path(f"/proc/{self.vms()[0]['pid']}/task").iterdir())
+        self.assertGreaterEqual(len(tasks), 5)
+        for task in tasks:
+            status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+            self.assertEqual(int(status["CapEff"], 16) | int(status["CapPrm"], 16), 0, task)
+            self.assertEqual(status["NoNewPrivs"], "1", task)
+            if not SANITIZED:
+                self.assertEqual(status["Seccomp"], "2", task)
 
 
 if __name__ == "__main__":

@@ -19,30 +19,33 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 
-struct OpenFile {
-  UniqueFd fd;
+struct File {
+  int fd = -1;
   uint64_t size = 0;
 };
 
-Result<OpenFile> open_regular(const char* what, const std::string& path) {
-  OpenFile file;
-  file.fd = TRY(open_file(what, path, O_RDONLY));
+// As it is now: it may have been written since it was opened.
+Result<File> examine(int fd, const char* what, const std::string& path) {
   struct stat status {};
-  if (::fstat(file.fd.get(), &status) != 0) {
-    return os_error(errno, "{} {} cannot be examined", what, path);
-  }
+  if (::fstat(fd, &status) != 0) return os_error(errno, "{} {} cannot be examined", what, path);
   if (S_ISDIR(status.st_mode)) return failed("{} {} is a folder, not a file", what, path);
   if (!S_ISREG(status.st_mode)) return failed("{} {} is not a regular file", what, path);
   if (status.st_size == 0) return failed("{} {} is empty", what, path);
-  file.size = static_cast<uint64_t>(status.st_size);
-  return file;
+  return File{fd, static_cast<uint64_t>(status.st_size)};
+}
+
+Result<UniqueFd> open_regular(const char* what, const std::string& path) {
+  // O_NONBLOCK: a pipe is refused, not waited for.
+  UniqueFd fd = TRY(open_file(what, path, O_RDONLY | O_NONBLOCK));
+  TRY(examine(fd.get(), what, path));
+  return fd;
 }
 
 // Straight into guest memory: mapping the file and copying would count its pages as ours.
-Result<> read_part(const OpenFile& file, const char* what, const std::string& path, uint64_t offset,
+Result<> read_part(const File& file, const char* what, const std::string& path, uint64_t offset,
                    std::span<std::byte> to) {
   while (!to.empty()) {
-    const ssize_t done = ::pread(file.fd.get(), to.data(), to.size(), static_cast<off_t>(offset));
+    const ssize_t done = ::pread(file.fd, to.data(), to.size(), static_cast<off_t>(offset));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) return os_error(errno, "{} {} cannot be read", what, path);
     if (done == 0) return failed("{} {} became shorter while it was read", what, path);
@@ -55,9 +58,8 @@ Result<> read_part(const OpenFile& file, const char* what, const std::string& pa
 // A mapping of the file that lasts as long as it is parsed.
 class FileView {
  public:
-  explicit FileView(const OpenFile& file)
-      : size_(file.size),
-        data_(::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd.get(), 0)) {}
+  explicit FileView(const File& file)
+      : size_(file.size), data_(::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd, 0)) {}
   ~FileView() {
     if (ok()) ::munmap(data_, size_);
   }
@@ -72,8 +74,9 @@ class FileView {
   void* data_;
 };
 
-Result<KernelImage> load_kernel_file(const GuestMemory& memory, const std::string& path) {
-  const OpenFile file = TRY(open_regular("kernel", path));
+Result<KernelImage> load_kernel_file(const GuestMemory& memory, const BootFiles& files) {
+  const std::string& path = files.kernel_path;
+  const File file = TRY(examine(files.kernel.get(), "kernel", path));
   KernelImage image;
   {
     const FileView view(file);
@@ -96,8 +99,9 @@ Result<KernelImage> load_kernel_file(const GuestMemory& memory, const std::strin
 
 // As high as it may be: below, the kernel has room to unpack itself.
 Result<BootModule> load_initrd(const GuestMemory& memory, const KernelImage& image,
-                               const std::string& path) {
-  const OpenFile file = TRY(open_regular("initrd", path));
+                               const BootFiles& files) {
+  const std::string& path = files.initrd_path;
+  const File file = TRY(examine(files.initrd.get(), "initrd", path));
   const uint64_t low_end = memory.regions().front().size_bytes;
   const uint64_t end = std::min(low_end, image.initrd_max + 1);
   const uint64_t start = file.size > end ? 0 : (end - file.size) & ~(kPage - 1);
@@ -126,11 +130,20 @@ Result<> write_command_line(const GuestMemory& memory, const KernelImage& image,
 
 }  // namespace
 
-Result<CpuStart> load_guest(const GuestMemory& memory, const BootConfig& config) {
-  const KernelImage image = TRY(load_kernel_file(memory, config.kernel_path));
+Result<BootFiles> open_boot_files(const std::string& kernel_path, const std::string& initrd_path) {
+  BootFiles files{.kernel_path = kernel_path,
+                  .kernel = TRY(open_regular("kernel", kernel_path)),
+                  .initrd_path = initrd_path};
+  if (!initrd_path.empty()) files.initrd = TRY(open_regular("initrd", initrd_path));
+  return files;
+}
+
+Result<CpuStart> load_guest(const GuestMemory& memory, const BootFiles& files,
+                            const BootConfig& config) {
+  const KernelImage image = TRY(load_kernel_file(memory, files));
   TRY(write_command_line(memory, image, config.command_line));
   BootModule initrd;
-  if (!config.initrd_path.empty()) initrd = TRY(load_initrd(memory, image, config.initrd_path));
+  if (files.initrd) initrd = TRY(load_initrd(memory, image, files));
 
   const bool long_mode = image.kind == KernelImage::Kind::kBzImage;
   const BootInfo info{.memory_bytes = memory.size_bytes(),

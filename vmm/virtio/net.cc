@@ -1,7 +1,6 @@
 #include "vmm/virtio/net.h"
 
 #include <linux/if_tun.h>
-#include <sys/random.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -40,13 +39,6 @@ unsigned tun_flags(uint64_t features) {
   return flags;
 }
 
-MacAddress random_mac() {
-  MacAddress mac{};
-  ENSURE(::getrandom(mac.data(), mac.size(), 0) == static_cast<ssize_t>(mac.size()));
-  mac[0] = static_cast<uint8_t>((mac[0] & 0xfcU) | 0x02U);  // locally administered, one station
-  return mac;
-}
-
 size_t total_bytes(std::span<const iovec> parts) {
   size_t sum = 0;
   for (const iovec& part : parts) sum += part.iov_len;
@@ -65,12 +57,6 @@ size_t scatter(std::span<const iovec> parts, std::span<const std::byte> data) {
 }
 
 }  // namespace
-
-Result<std::unique_ptr<VirtioNet>> VirtioNet::open(Config config, IoThread& thread) {
-  const MacAddress mac = config.mac.empty() ? random_mac() : TRY(parse_mac(config.mac));
-  UniqueFd tap = config.tap_fd ? std::move(config.tap_fd) : TRY(open_tap(config.tap));
-  return std::unique_ptr<VirtioNet>(new VirtioNet(std::move(tap), mac, thread));
-}
 
 VirtioNet::VirtioNet(UniqueFd tap, const MacAddress& mac, IoThread& thread)
     : tap_(std::move(tap)),

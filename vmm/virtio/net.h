@@ -7,7 +7,6 @@
 
 #include <array>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -22,16 +21,9 @@ class VirtioNet final : public VirtioDevice {
   // A frame with the largest segment that is offloaded.
   static constexpr uint32_t kMaxFrameBytes = kHeaderBytes + 65536 + 18;
 
-  struct Config {
-    std::string tap;  // an existing tap interface; unused with tap_fd
-    std::string mac;  // "" makes a random one
-    // Instead of `tap`: a descriptor that reads and writes one frame at a time, each behind a
-    // virtio-net header of kHeaderBytes, without blocking.
-    UniqueFd tap_fd = {};
-  };
-
-  // `thread` outlives the device. Errors: those of parse_mac() and open_tap().
-  static Result<std::unique_ptr<VirtioNet>> open(Config config, IoThread& thread);
+  // `tap` is from open_tap(), or reads and writes one frame at a time as that does. `thread`
+  // outlives the device.
+  VirtioNet(UniqueFd tap, const MacAddress& mac, IoThread& thread);
   ~VirtioNet() override { reset(); }
 
   uint16_t device_id() const override { return kVirtioIdNet; }
@@ -49,7 +41,6 @@ class VirtioNet final : public VirtioDevice {
   // Frames taken from the tap in one turn of the loop.
   static constexpr int kFramesPerTurn = 64;
 
-  VirtioNet(UniqueFd tap, const MacAddress& mac, IoThread& thread);
   void start(uint64_t features);
   void stop();
   void transmit();

@@ -21,9 +21,8 @@ struct Fixture {
     ENSURE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
     ENSURE(::fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
     wire = UniqueFd(ends[1]);
-    net = VirtioNet::open({.tap = "", .mac = "52:54:00:12:34:56", .tap_fd = UniqueFd(ends[0])},
-                          *thread)
-              .value();
+    net = std::make_unique<VirtioNet>(UniqueFd(ends[0]),
+                                      MacAddress{0x52, 0x54, 0, 0x12, 0x34, 0x56}, *thread);
     driver = std::make_unique<FakeDriver>(guest, *net);
   }
   void send(std::string_view text) const {
@@ -66,12 +65,11 @@ TEST_CASE("MAC addresses are read, and bad ones refused") {
 }
 
 TEST_CASE("a tap interface that is not there is refused, not made") {
-  Fixture fixture;
-  auto opened = VirtioNet::open({.tap = "plumb-no-such", .mac = ""}, *fixture.thread);
+  Result<UniqueFd> opened = open_tap("plumb-no-such");
   REQUIRE(!opened.ok());
   CHECK(opened.error().message.find("tap interface plumb-no-such does not exist") == 0);
-  CHECK(!VirtioNet::open({.tap = "a-name-that-is-too-long", .mac = ""}, *fixture.thread).ok());
-  CHECK(!VirtioNet::open({.tap = "lo", .mac = ""}, *fixture.thread).ok());
+  CHECK(!open_tap("a-name-that-is-too-long").ok());
+  CHECK(!open_tap("lo").ok());
 }
 
 TEST_CASE("the MAC address is in the configuration space") {

@@ -1,0 +1,157 @@
+#include "cli/sandbox.h"
+
+#include <asm/termbits.h>
+#include <cap-ng.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/if_tun.h>
+#include <linux/kvm.h>
+#include <linux/landlock.h>
+#include <linux/sched.h>
+#include <seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+
+#include "base/file.h"
+#include "base/log.h"
+
+namespace plumb {
+namespace {
+
+// ---- Landlock: linux/landlock.h, Documentation/userspace-api/landlock.rst ----------------------
+
+// All that version 1 knows: 13 rights.
+constexpr uint64_t kAllRights = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1U) - 1;
+constexpr uint64_t kReadRights = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+
+Result<> allow(int ruleset, const std::string& path, uint64_t rights) {
+  const UniqueFd fd = TRY(open_file("path", path, O_PATH));
+  const landlock_path_beneath_attr rule{.allowed_access = rights, .parent_fd = fd.get()};
+  if (::syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0) {
+    return os_error(errno, "Landlock takes no rule for {}", path);
+  }
+  return {};
+}
+
+Result<> restrict_file_system(const std::string& runtime_folder) {
+  const landlock_ruleset_attr handled{.handled_access_fs = kAllRights};
+  const UniqueFd ruleset(
+      static_cast<int>(::syscall(SYS_landlock_create_ruleset, &handled, sizeof(handled), 0)));
+  if (!ruleset) {
+    log::warning("this kernel has no Landlock: the VM's process keeps its way to files");
+    return {};
+  }
+  TRY(allow(ruleset.get(), runtime_folder,
+            LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE));
+  TRY(allow(ruleset.get(), "/sys", kReadRights));
+  TRY(allow(ruleset.get(), "/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE));
+  TRY(allow(ruleset.get(), "/proc/sys/kernel", kReadRights));
+  if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) {
+    return os_error(errno, "Landlock cannot restrict this process");
+  }
+  return {};
+}
+
+// ---- seccomp ------------------------------------------------------------------------------------
+
+constexpr int kAllowed[] = {
+    // data
+    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
+    SCMP_SYS(pwrite64), SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(fsync), SCMP_SYS(fdatasync),
+    SCMP_SYS(fallocate), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(io_submit),
+    SCMP_SYS(io_getevents), SCMP_SYS(io_pgetevents), SCMP_SYS(io_destroy), SCMP_SYS(getrandom),
+    // descriptors
+    SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+    SCMP_SYS(lseek), SCMP_SYS(ftruncate), SCMP_SYS(memfd_create), SCMP_SYS(eventfd2),
+    SCMP_SYS(unlink),
+    // waiting
+    SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait),
+    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+    SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep),
+    SCMP_SYS(restart_syscall),
+    // clients of the sockets
+    SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg), SCMP_SYS(shutdown), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
+    SCMP_SYS(getsockname), SCMP_SYS(getpeername),
+    // memory
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
+    // threads and signals
+    SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
+    SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_setaffinity), SCMP_SYS(gettid), SCMP_SYS(getpid),
+    SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
+    SCMP_SYS(exit), SCMP_SYS(exit_group)};
+
+constexpr unsigned long kIoctls[] = {
+    BLKDISCARD,    BLKZEROOUT, BLKSECDISCARD,           // helper threads of disks
+    TUNSETOFFLOAD,                                      // a network driver that starts
+    TCGETS,        TCSETS,     TCSETSW,       TCSETSF,  // the terminal, put back at the end
+    TIOCGWINSZ,    FIONBIO,    FIONREAD};
+
+constexpr uint64_t kIoctlBits = 0xffffffff;  // the kernel looks at no more of the number
+constexpr uint64_t kIoctlTypeBits = 0xff00;  // ioctl(2): the driver's letter
+constexpr uint64_t kKvmIoctlType = 0xae00;   // KVMIO
+
+using Filter = std::unique_ptr<void, decltype(&seccomp_release)>;
+
+// Of system calls whose argument decides. Returns a negative errno, or 0.
+int allow_by_argument(scmp_filter_ctx filter) {
+  const auto allow_if = [filter](int call, scmp_arg_cmp condition) {
+    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
+  };
+  int error =
+      allow_if(SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_MASKED_EQ, kIoctlTypeBits, kKvmIoctlType));
+  for (const unsigned long request : kIoctls) {
+    if (error == 0)
+      error = allow_if(SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_MASKED_EQ, kIoctlBits, request));
+  }
+  // Threads, no processes; signals for this process only; the names of threads.
+  if (error == 0)
+    error = allow_if(SCMP_SYS(clone), SCMP_A0_64(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+  if (error == 0)
+    error = allow_if(SCMP_SYS(tgkill), SCMP_A0_64(SCMP_CMP_EQ, static_cast<uint64_t>(::getpid())));
+  if (error == 0) error = allow_if(SCMP_SYS(prctl), SCMP_A0_64(SCMP_CMP_EQ, PR_SET_NAME));
+  // No memory that is both written and run.
+  for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
+    if (error == 0) error = allow_if(call, SCMP_A2_64(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+  }
+  return error;
+}
+
+}  // namespace
+
+Result<> give_up_privileges(const std::string& runtime_folder) {
+  // No program that this process might start gets more than it has.
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+    return os_error(errno, "this process cannot give up new privileges");
+  }
+  TRY(restrict_file_system(runtime_folder));
+  capng_clear(CAPNG_SELECT_CAPS);
+  if (capng_apply(CAPNG_SELECT_CAPS) != 0) return failed("capabilities cannot be dropped");
+  return {};
+}
+
+Result<> restrict_system_calls() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return {};  // their runtimes make system calls of their own
+#endif
+  const Filter filter(seccomp_init(SCMP_ACT_ERRNO(EPERM)), seccomp_release);
+  if (!filter) return failed("libseccomp cannot make a filter");
+  // Later threads too are made by clone(), whose flags can be seen: clone3() takes a pointer.
+  int error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+  for (const int call : kAllowed) {
+    if (error == 0) error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, call, 0);
+  }
+  if (error == 0) error = allow_by_argument(filter.get());
+  if (error == 0) error = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1);  // every thread
+  if (error == 0) error = seccomp_load(filter.get());
+  if (error != 0) return os_error(-error, "the system calls of this process cannot be restricted");
+  return {};
+}
+
+}  // namespace plumb

@@ -1,0 +1,24 @@
+// What a VM's process gives up once it has what it needs: a guest that breaks out of its devices
+// finds a process that can open no file, make no program or connection, and is not root.
+//
+// Two steps. give_up_privileges() comes when everything that needs a privilege or a path is open
+// and before any thread is made, because it holds for the calling thread and the ones it makes.
+// restrict_system_calls() comes when the guest runs, for all threads; what is not allowed fails
+// with EPERM rather than ending a VM that works.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+
+namespace plumb {
+
+// Drops all capabilities, and the way back to them. Leaves, of the file system (Landlock): the
+// sockets in `runtime_folder`, and reading of sysfs and of what procfs tells about this kernel.
+// A kernel without Landlock is told in the log.
+Result<> give_up_privileges(const std::string& runtime_folder);
+
+// Leaves the system calls that run a guest, serve its devices, and start it again after a reboot.
+Result<> restrict_system_calls();
+
+}  // namespace plumb
