@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <charconv>
 #include <filesystem>
 
 #include "base/file.h"
@@ -12,47 +12,70 @@
 namespace plumb {
 namespace {
 
-bool is_number(const std::string& text) {
-  return !text.empty() &&
-         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+// The number a folder in procfs is named with, or -1.
+int number_of(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  int number = -1;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
+  return parsed.ec == std::errc() && parsed.ptr == name.data() + name.size() ? number : -1;
 }
 
-bool has_open(const std::string& process, dev_t device) {
+// Calls `visit` with each entry that is named with a number until it returns true. Entries come
+// and go meanwhile, and some folders are not ours to read.
+bool any_number_in(const std::string& folder, const std::function<bool(int)>& visit) {
   std::error_code error;
-  for (auto it = std::filesystem::directory_iterator(process + "/fd", error);
+  for (auto it = std::filesystem::directory_iterator(folder, error);
        !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
-    struct stat status {};
-    if (::stat(it->path().c_str(), &status) != 0) continue;
-    if (S_ISBLK(status.st_mode) && status.st_rdev == device) return true;
+    const int number = number_of(it->path());
+    if (number >= 0 && visit(number)) return true;
   }
   return false;
 }
 
 }  // namespace
 
-std::string describe_process(const std::string& pid, const std::string& proc_root) {
+std::string describe_process(pid_t pid, const std::string& proc_root) {
   // The arguments, each ended by a NUL: a VM's process is "plumb-vm NAME".
-  const Result<std::string> content = read_file(proc_root + "/" + pid + "/cmdline", 1U << 21U);
+  const std::string folder = fmt::format("{}/{}", proc_root, pid);
+  const Result<std::string> content = read_file(folder + "/cmdline", 1U << 21U);
   const std::string arguments = content.ok() ? content.value() : std::string();
   const std::string program = arguments.substr(0, arguments.find('\0'));
   const std::string base = program.substr(program.rfind('/') + 1);
   if (base == "plumb-vm" && arguments.size() > program.size() + 1) {
     return fmt::format("VM {} (pid {})", arguments.c_str() + program.size() + 1, pid);
   }
-  const std::string name = read_attribute(proc_root + "/" + pid + "/comm");
+  const std::string name = read_attribute(folder + "/comm");
   return fmt::format("{} (pid {})", name.empty() ? "a process" : name, pid);
 }
 
+std::optional<pid_t> find_process(const std::function<bool(const ProcessFd&)>& wanted,
+                                  const std::string& proc_root) {
+  std::optional<pid_t> found;
+  any_number_in(proc_root, [&](int pid) {
+    const std::string folder = fmt::format("{}/{}/", proc_root, pid);
+    const bool has = any_number_in(folder + "fd", [&](int fd) {
+      return wanted({.pid = pid,
+                     .fd = fd,
+                     .path = fmt::format("{}fd/{}", folder, fd),
+                     .info = fmt::format("{}fdinfo/{}", folder, fd)});
+    });
+    if (has) found = pid;
+    return has;
+  });
+  return found;
+}
+
 std::optional<std::string> process_with_device_open(dev_t device, const std::string& proc_root) {
-  const std::string own = std::to_string(::getpid());
-  std::error_code error;
-  for (auto it = std::filesystem::directory_iterator(proc_root, error);
-       !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
-    const std::string pid = it->path().filename().string();
-    if (!is_number(pid) || pid == own || !has_open(it->path().string(), device)) continue;
-    return describe_process(pid, proc_root);
-  }
-  return std::nullopt;
+  const pid_t own = ::getpid();
+  const auto holder = find_process(
+      [device, own](const ProcessFd& open) {
+        struct stat status {};
+        return open.pid != own && ::stat(open.path.c_str(), &status) == 0 &&
+               S_ISBLK(status.st_mode) && status.st_rdev == device;
+      },
+      proc_root);
+  if (!holder) return std::nullopt;
+  return describe_process(*holder, proc_root);
 }
 
 }  // namespace plumb

@@ -94,7 +94,7 @@ TEST_CASE("an image in use by this VM or another program is refused, its holder 
   ::close(pipe_ends[0]);
   CHECK(length > 0);
   CHECK(has(text, "(pid " + std::to_string(::getpid()) + ")"));
-  CHECK(has(text, "is locked by"));
+  CHECK(has(text, "is in use by"));
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
 }

@@ -94,7 +94,6 @@ void add_vm_commands(CLI::App& app, Arguments& args, Action& action) {
 
 void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* lun = app.add_subcommand("lun", "LUNs that this host sees");
-  lun->require_subcommand(1);
   CLI::App* list = add_command(*lun, "list", "list LUNs with their WWN and use", "plumb lun list");
   list->add_flag("--json", args.json, "print JSON");
   list->callback([&] { action = [&args] { return list_luns(args.json); }; });
@@ -116,14 +115,19 @@ int report(const Error& error) {
   return exit_code_of(error.kind);
 }
 
-Error unknown_command(const CLI::App& app) {
+// What is wrong when no command was understood, or more than one: `name` is "plumb" or "plumb lun".
+Error unknown_command(const CLI::App& app, const std::string& name) {
   const std::vector<std::string> rest = app.remaining();
-  if (rest.empty()) return usage_error("a command is missing; see plumb --help");
+  const std::vector<CLI::App*> given = app.get_subcommands();
+  if (rest.empty() && !given.empty()) {
+    return unknown_command(*given.front(), name + " " + given.front()->get_name());
+  }
+  if (rest.empty()) return usage_error("a command is missing; see {} --help", name);
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
   const std::vector<std::string_view> known(names.begin(), names.end());
-  return usage_error("there is no command '{}'{}; see plumb --help", rest.front(),
-                     nearest_hint(rest.front(), known));
+  return usage_error("there is no command '{} {}'{}; see {} --help", name, rest.front(),
+                     nearest_hint(rest.front(), known), name);
 }
 
 int run(int argc, char** argv) {
@@ -135,14 +139,16 @@ int run(int argc, char** argv) {
   add_run(app, arguments.run, action);
   add_vm_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
-  app.allow_extras();  // an unknown command is answered in our own words; not so below
+  // An unknown command is answered in our own words; an unknown flag of a command by CLI11.
+  app.allow_extras();
+  app.get_subcommand("lun")->allow_extras();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return report(usage_error("{}; see plumb --help", error.what()));
   }
-  if (!action || !app.remaining().empty()) return report(unknown_command(app));
+  if (!action || !app.remaining(true).empty()) return report(unknown_command(app, "plumb"));
   Result<ExitCode> result = action();
   return result ? result.value() : report(result.error());
 }

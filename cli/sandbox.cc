@@ -91,34 +91,37 @@ constexpr unsigned long kIoctls[] = {
     BLKDISCARD,    BLKZEROOUT, BLKSECDISCARD,           // helper threads of disks
     TUNSETOFFLOAD,                                      // a network driver that starts
     TCGETS,        TCSETS,     TCSETSW,       TCSETSF,  // the terminal, put back at the end
-    TIOCGWINSZ,    FIONBIO,    FIONREAD};
+    FIONBIO,       FIONREAD};
 
+constexpr uint64_t kAllBits = ~uint64_t{0};
 constexpr uint64_t kIoctlBits = 0xffffffff;  // the kernel looks at no more of the number
 constexpr uint64_t kIoctlTypeBits = 0xff00;  // ioctl(2): the driver's letter
 constexpr uint64_t kKvmIoctlType = 0xae00;   // KVMIO
 
 using Filter = std::unique_ptr<void, decltype(&seccomp_release)>;
 
+// That an argument, of those bits, has a value; libseccomp's own macros are not C++.
+scmp_arg_cmp bits_equal(unsigned argument, uint64_t bits, uint64_t value) {
+  return {.arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = bits, .datum_b = value};
+}
+
 // Of system calls whose argument decides. Returns a negative errno, or 0.
 int allow_by_argument(scmp_filter_ctx filter) {
   const auto allow_if = [filter](int call, scmp_arg_cmp condition) {
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
   };
-  int error =
-      allow_if(SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_MASKED_EQ, kIoctlTypeBits, kKvmIoctlType));
+  int error = allow_if(SCMP_SYS(ioctl), bits_equal(1, kIoctlTypeBits, kKvmIoctlType));
   for (const unsigned long request : kIoctls) {
-    if (error == 0)
-      error = allow_if(SCMP_SYS(ioctl), SCMP_A1_64(SCMP_CMP_MASKED_EQ, kIoctlBits, request));
+    if (error == 0) error = allow_if(SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
   }
   // Threads, no processes; signals for this process only; the names of threads.
+  if (error == 0) error = allow_if(SCMP_SYS(clone), bits_equal(0, CLONE_THREAD, CLONE_THREAD));
   if (error == 0)
-    error = allow_if(SCMP_SYS(clone), SCMP_A0_64(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-  if (error == 0)
-    error = allow_if(SCMP_SYS(tgkill), SCMP_A0_64(SCMP_CMP_EQ, static_cast<uint64_t>(::getpid())));
-  if (error == 0) error = allow_if(SCMP_SYS(prctl), SCMP_A0_64(SCMP_CMP_EQ, PR_SET_NAME));
+    error = allow_if(SCMP_SYS(tgkill), bits_equal(0, kAllBits, static_cast<uint64_t>(::getpid())));
+  if (error == 0) error = allow_if(SCMP_SYS(prctl), bits_equal(0, kAllBits, PR_SET_NAME));
   // No memory that is both written and run.
   for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
-    if (error == 0) error = allow_if(call, SCMP_A2_64(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    if (error == 0) error = allow_if(call, bits_equal(2, PROT_EXEC, 0));
   }
   return error;
 }

@@ -145,6 +145,7 @@ Result<Lun> LunResolver::resolve(const LunId& id) const {
   }
   if (found.size() > 1) {
     std::vector<std::string> names;
+    names.reserve(found.size());
     for (const Lun& lun : found) names.push_back(device_path(lun));
     return failed(
         "LUN {} is ambiguous: {} all have this identity and no multipath map joins them; start "

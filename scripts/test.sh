@@ -2,7 +2,7 @@
 # All tests, from a bare checkout: installs what is missing, builds, and runs every tier. The
 # closing line is "N passed, N failed", with what was skipped and why listed above it.
 #
-# Usage: scripts/test.sh [TIER…], each one of: checks unit host asan tsan fuzz lab (default: all)
+# Usage: scripts/test.sh [TIER…], each one of: checks unit host lab asan tsan fuzz tidy (default: all)
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 
@@ -60,8 +60,9 @@ add_closing_line() {
   count $(echo "$line, 0" | grep -oE '[0-9]+' | head -n 3 | tr '\n' ' ')
 }
 
+# run_checks CHECK…
 run_checks() {
-  scripts/check.sh format layers headers shell sizes | tee "$logs/checks.log"
+  PLUMB_BUILD=build/release scripts/check.sh "$@" | tee "$logs/checks.log"
   add_closing_line "$logs/checks.log" checks
 }
 
@@ -104,15 +105,16 @@ run_fuzz() {
 run_tier() {
   echo "== $1"
   case $1 in
-    checks) run_checks ;;
+    checks) run_checks format layers headers shell sizes ;;
     unit) build release && run_ctest release 'unit|host' ;;
+    tidy) build release && run_checks tidy ;;  # needs a build: for its commands and what it generates
     host) build release && run_host release ;;
     asan) build asan && run_ctest asan 'unit|host' && run_host asan ;;
     tsan) build tsan && run_ctest tsan unit ;;
     fuzz) build fuzz && run_fuzz ;;
     lab) build release && run_lab ;;
     *)
-      echo "usage: scripts/test.sh [checks|unit|host|asan|tsan|fuzz|lab]…" >&2
+      echo "usage: scripts/test.sh [checks|unit|host|lab|asan|tsan|fuzz|tidy]…" >&2
       exit 2
       ;;
   esac
@@ -121,7 +123,7 @@ run_tier() {
 
 scripts/deps.sh || exit 1
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(checks unit host asan tsan fuzz lab)
+[ ${#tiers[@]} -gt 0 ] || tiers=(checks unit host lab asan tsan fuzz tidy)
 for tier in "${tiers[@]}"; do run_tier "$tier"; done
 
 echo "$skipped skipped"

@@ -33,7 +33,7 @@ class CharHub : public CharBackend {
     // Called on the I/O thread when kEscape is typed on the terminal; it is not sent to the guest.
     std::function<void()> on_escape;
   };
-  static constexpr size_t kBufferBytes = 64 * 1024;
+  static constexpr size_t kBufferBytes = size_t{64} * 1024;
   static constexpr char kEscape = 0x1d;  // Ctrl-]
 
   // `thread` outlives the hub.

@@ -58,7 +58,11 @@ class DefinitionTest(PlumbTest):
 
     def test_unknown_flag_and_command(self):
         self.assert_refused(self.plumb("run", "--nmae", "a"), USAGE, "--nmae")
-        self.assert_refused(self.plumb("rnu"), USAGE, "'rnu'", "did you mean 'run'?")
+        self.assert_refused(self.plumb("rnu"), USAGE, "'plumb rnu'", "did you mean 'run'?")
+        self.assert_refused(self.plumb("lun", "shw", "naa.1"), USAGE, "'plumb lun shw'",
+                            "did you mean 'show'?", "see plumb lun --help")
+        self.assert_refused(self.plumb("lun"), USAGE, "a command is missing")
+        self.assert_refused(self.plumb("lun", "list", "extra"), USAGE, "extra")
         self.assert_refused(self.plumb(), USAGE)
 
     def test_unknown_vm(self):

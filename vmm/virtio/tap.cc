@@ -50,9 +50,12 @@ Result<MacAddress> parse_mac(std::string_view text) {
     if (good) mac[i] = static_cast<uint8_t>(high * 16 + low);
   }
   if (!good) return usage_error("MAC address \"{}\" is not of the form 52:54:00:12:34:56", text);
-  if ((mac[0] & 1U) != 0) return usage_error("MAC address {} is a group address", text);
+  if ((mac[0] & 1U) != 0)
+    return usage_error(
+        "MAC address {} is a group address; give an interface's own, such as 52:54:00:12:34:56",
+        text);
   if (std::ranges::all_of(mac, [](uint8_t byte) { return byte == 0; })) {
-    return usage_error("MAC address {} is no address", text);
+    return usage_error("MAC address {} is no address; leave it out to have one made", text);
   }
   return mac;
 }
