@@ -129,7 +129,8 @@ class [[nodiscard]] Result<void> {
 }  // namespace plumb
 
 // The value of a Result expression, or returns its error from the enclosing function.
-// Use it as a statement or an initialiser: `auto fd = TRY(open_file(path));`
+// Use it as a statement or an initialiser: `auto fd = TRY(open_file(path));` Not between the braces
+// of an aggregate: its earlier members would not be destroyed (g++ 12).
 #define TRY(expression) TRY_EXPAND(expression, __COUNTER__)
 #define TRY_EXPAND(expression, number) TRY_NAMED(expression, number)
 // A name of its own for each use, so that a TRY inside another's argument shadows nothing.

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"
+#include "cli/sandbox.h"
 #include "rdm/lun_resolver.h"
 #include "vmm/kvm.h"
 
@@ -102,6 +103,13 @@ Finding check_tun() {
           "root"};
 }
 
+Finding check_landlock() {
+  if (have_landlock()) return {Verdict::kOk, "Landlock", "keeps the processes of VMs from files"};
+  return {Verdict::kWarning, "Landlock",
+          "is not in this kernel or not in use, so a guest that took over its VM's process would "
+          "find its files; boot with lsm=landlock,… (see /sys/kernel/security/lsm)"};
+}
+
 Finding check_luns() {
   const LunResolver resolver;
   const std::vector<Lun> luns = resolver.list();
@@ -133,6 +141,7 @@ Result<ExitCode> examine_host(bool json) {
       check_locked_memory(),
       check_runtime_folder(),
       check_tun(),
+      check_landlock(),
       check_luns(),
   };
   ExitCode code = kExitOk;

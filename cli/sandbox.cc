@@ -24,6 +24,13 @@
 namespace plumb {
 namespace {
 
+// The runtimes of sanitizers look into procfs and make system calls of their own.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 // ---- Landlock: linux/landlock.h, Documentation/userspace-api/landlock.rst ----------------------
 
 // All that version 1 knows: 13 rights.
@@ -40,18 +47,19 @@ Result<> allow(int ruleset, const std::string& path, uint64_t rights) {
 }
 
 Result<> restrict_file_system(const std::string& runtime_folder) {
-  const landlock_ruleset_attr handled{.handled_access_fs = kAllRights};
-  const UniqueFd ruleset(
-      static_cast<int>(::syscall(SYS_landlock_create_ruleset, &handled, sizeof(handled), 0)));
-  if (!ruleset) {
+  if (!have_landlock()) {
     log::warning("this kernel has no Landlock: the VM's process keeps its way to files");
     return {};
   }
+  const landlock_ruleset_attr handled{.handled_access_fs = kAllRights};
+  const UniqueFd ruleset(
+      static_cast<int>(::syscall(SYS_landlock_create_ruleset, &handled, sizeof(handled), 0)));
+  if (!ruleset) return os_error(errno, "Landlock takes no rules");
   TRY(allow(ruleset.get(), runtime_folder,
             LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE));
   TRY(allow(ruleset.get(), "/sys", kReadRights));
   TRY(allow(ruleset.get(), "/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE));
-  TRY(allow(ruleset.get(), "/proc/sys/kernel", kReadRights));
+  TRY(allow(ruleset.get(), kSanitized ? "/proc" : "/proc/sys/kernel", kReadRights));
   if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) {
     return os_error(errno, "Landlock cannot restrict this process");
   }
@@ -128,6 +136,10 @@ int allow_by_argument(scmp_filter_ctx filter) {
 
 }  // namespace
 
+bool have_landlock() {
+  return ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
+}
+
 Result<> give_up_privileges(const std::string& runtime_folder) {
   // No program that this process might start gets more than it has.
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
@@ -140,9 +152,7 @@ Result<> give_up_privileges(const std::string& runtime_folder) {
 }
 
 Result<> restrict_system_calls() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return {};  // their runtimes make system calls of their own
-#endif
+  if (kSanitized) return {};
   const Filter filter(seccomp_init(SCMP_ACT_ERRNO(EPERM)), seccomp_release);
   if (!filter) return failed("libseccomp cannot make a filter");
   // Later threads too are made by clone(), whose flags can be seen: clone3() takes a pointer.

@@ -18,6 +18,9 @@ namespace plumb {
 // A kernel without Landlock is told in the log.
 Result<> give_up_privileges(const std::string& runtime_folder);
 
+// Whether this kernel has Landlock, and uses it.
+bool have_landlock();
+
 // Leaves the system calls that run a guest, serve its devices, and start it again after a reboot.
 Result<> restrict_system_calls();
 

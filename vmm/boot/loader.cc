@@ -131,9 +131,10 @@ Result<> write_command_line(const GuestMemory& memory, const KernelImage& image,
 }  // namespace
 
 Result<BootFiles> open_boot_files(const std::string& kernel_path, const std::string& initrd_path) {
-  BootFiles files{.kernel_path = kernel_path,
-                  .kernel = TRY(open_regular("kernel", kernel_path)),
-                  .initrd_path = initrd_path};
+  BootFiles files;
+  files.kernel_path = kernel_path;
+  files.kernel = TRY(open_regular("kernel", kernel_path));
+  files.initrd_path = initrd_path;
   if (!initrd_path.empty()) files.initrd = TRY(open_regular("initrd", initrd_path));
   return files;
 }
