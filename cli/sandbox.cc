@@ -1,8 +1,8 @@
 #include "cli/sandbox.h"
 
 #include <asm/termbits.h>
-#include <cap-ng.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
@@ -146,8 +146,10 @@ Result<> give_up_privileges(const std::string& runtime_folder) {
     return os_error(errno, "this process cannot give up new privileges");
   }
   TRY(restrict_file_system(runtime_folder));
-  capng_clear(CAPNG_SELECT_CAPS);
-  if (capng_apply(CAPNG_SELECT_CAPS) != 0) return failed("capabilities cannot be dropped");
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
+  if (::syscall(SYS_capset, &header, none) != 0)
+    return os_error(errno, "capabilities cannot be dropped");
   return {};
 }
 

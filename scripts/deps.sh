@@ -7,7 +7,7 @@ packages=(
   # building
   g++ cmake ninja-build ccache lld acpica-tools git
   # libraries
-  liburing-dev libaio-dev libseccomp-dev libcap-ng-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
+  liburing-dev libaio-dev libseccomp-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
   nlohmann-json3-dev
   # tests and checks
   catch2 curl clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
