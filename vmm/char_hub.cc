@@ -31,7 +31,9 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 Result<std::unique_ptr<CharHub>> CharHub::open(Config config, IoThread& thread) {
   std::unique_ptr<CharHub> hub(new CharHub(std::move(config), thread));
   if (!hub->config_.socket_path.empty()) TRY(hub->listen());
-  if (hub->config_.output_fd >= 0) thread.run([&hub] { hub->add_terminal(); });
+  // Posted, here and in listen(), so that a VM's start need not wait for the thread: the
+  // destructor's task comes after these.
+  if (hub->config_.output_fd >= 0) thread.post([hub = hub.get()] { hub->add_terminal(); });
   return hub;
 }
 
@@ -46,7 +48,7 @@ CharHub::~CharHub() {
 
 Result<> CharHub::listen() {
   listener_ = TRY(listen_unix(config_.socket_path, static_cast<int>(config_.max_clients)));
-  thread_.run([this] { thread_.watch(listener_.get(), [this] { accept_client(); }); });
+  thread_.post([this] { thread_.watch(listener_.get(), [this] { accept_client(); }); });
   return {};
 }
 
