@@ -95,11 +95,11 @@ constexpr int kAllowed[] = {
     SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
     SCMP_SYS(exit), SCMP_SYS(exit_group)};
 
-constexpr unsigned long kIoctls[] = {
-    BLKDISCARD,    BLKZEROOUT, BLKSECDISCARD,           // helper threads of disks
-    TUNSETOFFLOAD,                                      // a network driver that starts
-    TCGETS,        TCSETS,     TCSETSW,       TCSETSF,  // the terminal, put back at the end
-    FIONBIO,       FIONREAD};
+constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
+                                     TUNSETOFFLOAD,              // a network driver that starts
+                                     TCGETS,        TCSETS,
+                                     TCSETSW,       TCSETSF,  // the terminal, put back at the end
+                                     FIONBIO,       FIONREAD};
 
 constexpr uint64_t kAllBits = ~uint64_t{0};
 constexpr uint64_t kIoctlBits = 0xffffffff;  // the kernel looks at no more of the number
