@@ -1,5 +1,6 @@
 // What a VM's process gives up once it has what it needs: a guest that breaks out of its devices
-// finds a process that can open no file, make no program or connection, and is not root.
+// finds a process that can open no file, start no program, make no connection, and has no
+// capabilities, though its user may still be root.
 //
 // Two steps. give_up_privileges() comes when everything that needs a privilege or a path is open
 // and before any thread is made, because it holds for the calling thread and the ones it makes.
