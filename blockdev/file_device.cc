@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "blockdev/file_facts.h"
 #include "blockdev/limits.h"
 
 namespace plumb {
@@ -80,15 +79,14 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open(Config config, IoThread& th
                                                .label = config.label,
                                                .read_only = config.read_only,
                                                .discard = config.discard}));
-  return std::unique_ptr<FileDevice>(
-      new FileDevice(std::move(config), facts.info, facts.block_device, thread));
+  return std::make_unique<FileDevice>(std::move(config), facts, thread);
 }
 
-FileDevice::FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread)
+FileDevice::FileDevice(Config config, const FileFacts& facts, IoThread& thread)
     : fd_(std::move(config.fd)),
       label_(std::move(config.label)),
-      info_(info),
-      block_device_(block_device),
+      info_(facts.info),
+      block_device_(facts.block_device),
       thread_(thread),
       slots_(kFileDeviceOps) {
   for (Slot& slot : slots_) {

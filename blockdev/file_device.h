@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "blockdev/block_device.h"
 #include "blockdev/block_request_list.h"
+#include "blockdev/file_facts.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/io_thread.h"
 
@@ -32,6 +33,8 @@ class FileDevice final : public BlockDevice {
   // Errors: what find_file_facts() refuses, no direct I/O, a read-only descriptor without
   // `read_only`. `thread` outlives the device. Not on `thread`'s data path: it may block.
   static Result<std::unique_ptr<FileDevice>> open(Config config, IoThread& thread);
+  // The same over facts that the caller knows: for an engine that simulates a file.
+  FileDevice(Config config, const FileFacts& facts, IoThread& thread);
   // Nothing may be in flight.
   ~FileDevice() override;
 
@@ -52,7 +55,6 @@ class FileDevice final : public BlockDevice {
     void operator()(std::byte* memory) const;
   };
 
-  FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread);
   static void completed(IoOp& op);
   void start(Slot& slot, BlockRequest& request);
   void start_transfer(Slot& slot);

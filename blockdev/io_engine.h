@@ -106,10 +106,23 @@ class IoEngine {
   // The token is not reported any more, also not for what already happened.
   virtual void unwatch(uint32_t token) = 0;
 
-  // Submits what was taken, and with `block` waits until something completes or is ready. Appends
-  // to `events`. An error of the kernel interface itself is a bug or a host out of resources:
-  // it ends the process with a message.
-  virtual void wait(bool block, IoEvents& events) = 0;
+  // Submits what was taken, and waits until something completes or is ready, at the latest until
+  // `until_ns` on the clock of now_ns(): kNoWait does not wait, kForever has no end. Appends to
+  // `events`. An error of the kernel interface itself is a bug or a host out of resources: it ends
+  // the process with a message.
+  virtual void wait(int64_t until_ns, IoEvents& events) = 0;
+
+  // Whether wait() would bring something, as far as that can be seen without a system call.
+  virtual bool ready() const = 0;
+
+  // Nanoseconds of a clock that only goes forwards.
+  virtual int64_t now_ns() const = 0;
 };
+
+inline constexpr int64_t kNoWait = 0;
+inline constexpr int64_t kForever = INT64_MAX;
+
+// CLOCK_MONOTONIC: now_ns() of an engine on the real clock.
+int64_t monotonic_ns();
 
 }  // namespace plumb

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -42,7 +43,9 @@ class UringEngine final : public IoEngine {
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override;
   void unwatch(uint32_t token) override;
-  void wait(bool block, IoEvents& events) override;
+  void wait(int64_t until_ns, IoEvents& events) override;
+  bool ready() const override;
+  int64_t now_ns() const override { return monotonic_ns(); }
 
  private:
   struct Watch {
@@ -58,6 +61,7 @@ class UringEngine final : public IoEngine {
 
   Result<> restrict();
   io_uring_sqe* free_entry();
+  int enter(int64_t until_ns);
   void arm_watches();
   void take_completion(const io_uring_cqe& cqe, IoEvents& events);
   void take_watch_event(const io_uring_cqe& cqe, IoEvents& events);
@@ -76,10 +80,12 @@ class UringEngine final : public IoEngine {
 Result<> UringEngine::set_up() {
   // Newest first: deferred task work keeps completions out of the submitting path (6.1), then
   // what 6.0, 5.19 and 5.18 know. All start disabled, to be restricted first (5.10).
+  // The flag tells ready() of work that only a system call brings in (5.19).
+  constexpr unsigned kCooperative = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG;
   constexpr unsigned kAttempts[] = {
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN,
+      kCooperative | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+      kCooperative | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
+      kCooperative | IORING_SETUP_COOP_TASKRUN,
       IORING_SETUP_SUBMIT_ALL,
       0,
   };
@@ -91,8 +97,9 @@ Result<> UringEngine::set_up() {
     error = -io_uring_queue_init_params(kRingEntries, &ring_, &params);
     if (error == 0) {
       set_up_ = true;
-      // Without it a burst could lose completions.
-      if ((params.features & IORING_FEAT_NODROP) == 0)
+      // Without the first a burst could lose completions, without the second no wait could end.
+      constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;  // 5.11
+      if ((params.features & kNeeded) != kNeeded)
         return failed("the kernel's io_uring is too old");
       break;
     }
@@ -276,14 +283,30 @@ void UringEngine::take_completion(const io_uring_cqe& cqe, IoEvents& events) {
   }
 }
 
-void UringEngine::wait(bool block, IoEvents& events) {
+bool UringEngine::ready() const {
+  if (!pending_.empty() || io_uring_cq_ready(&ring_) > 0) return true;
+  const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
+  return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+// Submits, and waits for one completion at most until `until_ns`.
+int UringEngine::enter(int64_t until_ns) {
+  if (until_ns == kNoWait) return io_uring_submit_and_get_events(&ring_);
+  if (until_ns == kForever) return io_uring_submit_and_wait(&ring_, 1);
+  const int64_t left_ns = std::max<int64_t>(until_ns - now_ns(), 0);
+  __kernel_timespec timeout{.tv_sec = left_ns / 1'000'000'000, .tv_nsec = left_ns % 1'000'000'000};
+  io_uring_cqe* first = nullptr;
+  const int result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
+  return result == -ETIME ? 0 : result;
+}
+
+void UringEngine::wait(int64_t until_ns, IoEvents& events) {
   arm_watches();
   IoOpList waiting;
   waiting.push_all(pending_);
   while (IoOp* op = waiting.pop()) submit(*op);
 
-  const int result =
-      block ? io_uring_submit_and_wait(&ring_, 1) : io_uring_submit_and_get_events(&ring_);
+  const int result = enter(until_ns);
   // EAGAIN and EBUSY: short of memory or completions not reaped; what is not submitted stays in
   // the ring and goes with the next call.
   const bool passing = result == -EINTR || result == -EAGAIN || result == -EBUSY;

@@ -96,10 +96,12 @@ class RecordingEngine final : public IoEngine {
         fault.transfer ? transfer_part(op, static_cast<uint64_t>(fault.result)) : fault.result;
     ended_.push(op);
   }
-  void wait(bool block, IoEvents& events) override {
-    below_->wait(block && ended_.empty(), events);
+  void wait(int64_t until_ns, IoEvents& events) override {
+    below_->wait(ended_.empty() ? until_ns : kNoWait, events);
     events.completed.push_all(ended_);
   }
+  bool ready() const override { return !ended_.empty() || below_->ready(); }
+  int64_t now_ns() const override { return below_->now_ns(); }
 
  private:
   static int64_t transfer_part(const IoOp& op, uint64_t bytes) {
