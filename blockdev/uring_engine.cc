@@ -99,8 +99,7 @@ Result<> UringEngine::set_up() {
       set_up_ = true;
       // Without the first a burst could lose completions, without the second no wait could end.
       constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;  // 5.11
-      if ((params.features & kNeeded) != kNeeded)
-        return failed("the kernel's io_uring is too old");
+      if ((params.features & kNeeded) != kNeeded) return failed("the kernel's io_uring is too old");
       break;
     }
     if (error != EINVAL) break;
