@@ -3,8 +3,8 @@
 // A durable write is one operation with RWF_DSYNC and nothing more; a durable discard or
 // write-zeroes is followed by a flush, because the kernel gives those no such flag. Short
 // transfers go on where they ended, EINTR and EAGAIN are tried again, and buffers that O_DIRECT
-// does not take (EINVAL) are bounced. A flush that failed once fails for ever: what it should have
-// written may be gone.
+// does not take (EINVAL) are bounced. A flush that failed with writes at stake fails for ever: what
+// it should have written may be gone.
 #pragma once
 
 #include <memory>
@@ -39,6 +39,7 @@ class FileDevice final : public BlockDevice {
   ~FileDevice() override;
 
   const BlockInfo& info() const override { return info_; }
+  Result<> reread_size() override;
   void submit(BlockRequest& request) override;
 
  private:
@@ -85,7 +86,9 @@ class FileDevice final : public BlockDevice {
 
   bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
   bool zero_range_ = true;                   // the file system can zero a range
-  int failed_flush_ = 0;                     // errno of the first flush that failed
+  uint64_t cached_ = 0;   // changes that completed without being durable
+  uint64_t flushed_ = 0;  // of them, the ones that a flush has reached
+  int failed_flush_ = 0;  // errno of the first flush that failed with some at stake
   std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
 };
 

@@ -87,16 +87,26 @@ VirtioBlk::VirtioBlk(Disk& disk, uint16_t queues)
       queue_sizes_(queues, kQueueSize),
       writeback_(initial_writeback(disk)) {
   ENSURE(queues >= 1 && queues <= kMaxQueues);
+  disk_.thread().run([this] {
+    size_bytes_ = disk_.info().size_bytes;
+    disk_.on_resize([this] {
+      size_bytes_ = disk_.info().size_bytes;
+      if (interrupt_ != nullptr) interrupt_->signal_config();
+    });
+  });
 }
 
-VirtioBlk::~VirtioBlk() { reset(); }
+VirtioBlk::~VirtioBlk() {
+  reset();
+  disk_.thread().run([this] { disk_.on_resize(nullptr); });
+}
 
 void VirtioBlk::read_config(uint32_t offset, std::span<std::byte> data) {
   const BlockInfo& info = disk_.info();
   std::array<std::byte, kConfigBytes> config{};
   const auto at = [&config](size_t field) { return config.data() + field; };
   const uint32_t block = info.logical_block_size;
-  store_le<uint64_t>(at(kConfigCapacity), info.size_bytes / kBlkSectorBytes);
+  store_le<uint64_t>(at(kConfigCapacity), size_bytes_ / kBlkSectorBytes);
   store_le<uint32_t>(at(kConfigSegMax), kSegMax);
   store_le<uint32_t>(at(kConfigBlkSize), block);
   *at(kConfigPhysicalExponent) =

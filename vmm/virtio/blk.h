@@ -64,7 +64,9 @@ class VirtioBlk final : public VirtioDevice, private BatchEnd, private Poller {
   Disk& disk_;
   const uint64_t features_;
   const std::vector<uint16_t> queue_sizes_;
-  std::atomic<uint8_t> writeback_;  // of the configuration space
+  // Of the configuration space.
+  std::atomic<uint64_t> size_bytes_;
+  std::atomic<uint8_t> writeback_;
 
   // From activate() to reset(), and only on the disk's I/O thread.
   uint64_t negotiated_ = 0;

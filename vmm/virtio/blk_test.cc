@@ -27,10 +27,15 @@ class SpyDevice final : public BlockDevice {
     std::vector<BlockRequest*> kept;
     bool keep = false;
     int fail = 0;
+    uint64_t grow_to = 0;  // the size that reread_size() finds
   };
   SpyDevice(const BlockInfo& info, IoThread& thread, Control& control)
-      : memory_(info, thread), control_(control) {}
-  const BlockInfo& info() const override { return memory_.info(); }
+      : memory_(info, thread), info_(info), control_(control) {}
+  const BlockInfo& info() const override { return info_; }
+  Result<> reread_size() override {
+    info_.size_bytes = control_.grow_to;
+    return {};
+  }
   void submit(BlockRequest& request) override {
     control_.seen.push_back({request.op, request.durable});
     if (control_.keep || control_.fail != 0) {
@@ -42,13 +47,16 @@ class SpyDevice final : public BlockDevice {
 
  private:
   MemDevice memory_;
+  BlockInfo info_;
   Control& control_;
 };
 
 struct Fixture {
   explicit Fixture(CacheMode cache = CacheMode::kWritethrough, uint16_t queues = 1,
-                   BlockInfo info = usual_info()) {
-    disk = std::make_unique<Disk>(Disk::Config{.id = "data", .serial = "SERIAL-1", .cache = cache},
+                   BlockInfo info = usual_info())
+      : Fixture({.id = "data", .serial = "SERIAL-1", .cache = cache}, queues, info) {}
+  explicit Fixture(Disk::Config config, uint16_t queues = 1, BlockInfo info = usual_info()) {
+    disk = std::make_unique<Disk>(std::move(config),
                                   std::make_unique<SpyDevice>(info, *thread, control), *thread);
     blk = std::make_unique<VirtioBlk>(*disk, queues);
     driver = std::make_unique<FakeDriver>(guest, *blk);
@@ -484,7 +492,7 @@ TEST_CASE("a reset while the disk is held takes parked requests back") {
   Fixture fixture;
   REQUIRE(fixture.driver->start().ok());
   std::binary_semaphore drained(0);
-  fixture.on_thread([&] { fixture.disk->hold([&] { drained.release(); }); });
+  fixture.on_thread([&] { fixture.disk->hold(kForever, [&](Result<>) { drained.release(); }); });
   drained.acquire();
   for (int i = 0; i < 8; ++i) {
     fixture.driver->queue()
@@ -499,6 +507,48 @@ TEST_CASE("a reset while the disk is held takes parked requests back") {
   CHECK(fixture.control.seen.empty());
   REQUIRE(fixture.driver->start().ok());
   CHECK(fixture.flush() == kBlkOk);
+}
+
+TEST_CASE("a disk that grew tells the guest, and is used up to its new end") {
+  Fixture fixture;
+  REQUIRE(fixture.driver->start().ok());
+  fixture.control.keep = true;
+  fixture.control.grow_to = 2 * kSize;
+  const GuestBuffer data = fixture.guest.allocate(512);
+  CHECK(fixture.read(kSize / 512, data) == 1);
+  fixture.on_thread([&] { ENSURE(fixture.disk->reread_size().ok()); });
+  CHECK(fixture.driver->config<uint64_t>(0) == 2 * kSize / 512);
+  CHECK(fixture.driver->config_interrupts == 1);
+  fixture.on_thread([&] { ENSURE(fixture.disk->reread_size().ok()); });
+  CHECK(fixture.driver->config_interrupts == 1);
+  fixture.driver->queue()
+      .chain()
+      .readable(fixture.header(0, kSize / 512))
+      .writable(data)
+      .writable(fixture.guest.allocate(1))
+      .send();
+  fixture.wait_kept(1);
+  fixture.let_go();
+  fixture.driver->queue().wait_used();
+}
+
+TEST_CASE("a reset takes back what an error stopped") {
+  Fixture fixture({.id = "data", .on_error = ErrorPolicy::kPause});
+  REQUIRE(fixture.driver->start().ok());
+  fixture.control.keep = true;
+  const GuestBuffer data = fixture.guest.allocate(4096);
+  fixture.driver->queue()
+      .chain()
+      .readable(fixture.header(1, 0))
+      .readable(data)
+      .writable(fixture.guest.allocate(1))
+      .send();
+  fixture.wait_kept(1);
+  fixture.let_go(ENOSPC);
+  fixture.on_thread([&] { ENSURE(fixture.disk->stopped()); });
+  fixture.driver->reset();
+  fixture.on_thread([&] { fixture.disk->retry(); });
+  CHECK(fixture.control.seen.size() == 1);
 }
 
 TEST_CASE("reset is harmless when not active, and twice") {
