@@ -208,9 +208,10 @@ void Disk::end_late_holds() {
     waiting_holds_.erase(waiting_holds_.begin() + static_cast<std::ptrdiff_t>(i));
     --holds_;
   }
-  const Error error = failed("disk {} cannot be held in the time given: its device still has {} of "
-                             "its requests; look for slow storage in the host's log",
-                             config_.id, in_flight_);
+  const Error error = failed(
+      "disk {} cannot be held in the time given: its device still has {} of "
+      "its requests; look for slow storage in the host's log",
+      config_.id, in_flight_);
   set_hold_timer();
   if (holds_ == 0) send_parked();
   for (Hold& hold : late) hold.drained(error);

@@ -125,9 +125,9 @@ class Disk {
   uint32_t in_flight_ = 0;
   uint32_t holds_ = 0;
   bool stopped_ = false;
-  BlockRequestList kept_;     // failed; sent again by retry()
-  BlockRequestList parked_;   // wait for the end of the holds, or for the limit
-  BlockRequestList refused_;  // broke the contract; done() is due in the next turn
+  BlockRequestList kept_;            // failed; sent again by retry()
+  BlockRequestList parked_;          // wait for the end of the holds, or for the limit
+  BlockRequestList refused_;         // broke the contract; done() is due in the next turn
   std::vector<Hold> waiting_holds_;  // due once nothing is in flight
   IoTimer hold_timer_;               // the first deadline of waiting_holds_
   IoTimer limit_timer_;              // sends what is parked

@@ -31,7 +31,7 @@ struct DiskOpStats {
   std::atomic<uint64_t> requests = 0;  // ended, with whatever result
   std::atomic<uint64_t> bytes = 0;     // of those that succeeded
   std::atomic<uint64_t> errors = 0;    // also those that were retried later
-  LatencyHistogram latency;            // from submit() to done(), waits for limits and holds included
+  LatencyHistogram latency;  // from submit() to done(), waits for limits and holds included
 };
 
 struct DiskStats {

@@ -234,7 +234,8 @@ TEST_CASE("an error of the device reaches the front end as it is") {
   CHECK(disk.config().serial == "data");
 }
 
-TEST_CASE("a hold that is not reached by its deadline ends with an error, and requests pass again") {
+TEST_CASE(
+    "a hold that is not reached by its deadline ends with an error, and requests pass again") {
   Fixture fixture;
   Disk disk = fixture.slow();
   BlockClient<Disk> client(disk, *fixture.thread);
@@ -265,7 +266,8 @@ TEST_CASE("a hold that is not reached by its deadline ends with an error, and re
   CHECK(second.calls == 1);
 }
 
-TEST_CASE("with the policy pause an error keeps the request, and retry sends it before later ones") {
+TEST_CASE(
+    "with the policy pause an error keeps the request, and retry sends it before later ones") {
   Fixture fixture;
   std::vector<DiskError> errors;
   Disk disk({.id = "data",
@@ -319,7 +321,8 @@ TEST_CASE("a request kept by an error can be withdrawn") {
   CHECK(fixture.reached.size() == 1);
 }
 
-TEST_CASE("with the policy pause a failed flush and a reservation conflict are reported all the same") {
+TEST_CASE(
+    "with the policy pause a failed flush and a reservation conflict are reported all the same") {
   Fixture fixture;
   Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
             std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);

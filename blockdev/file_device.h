@@ -84,11 +84,11 @@ class FileDevice final : public BlockDevice {
   Slot* free_ = nullptr;
   BlockRequestList waiting_;  // no slot free
 
-  bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
-  bool zero_range_ = true;                   // the file system can zero a range
-  uint64_t cached_ = 0;   // changes that completed without being durable
-  uint64_t flushed_ = 0;  // of them, the ones that a flush has reached
-  int failed_flush_ = 0;  // errno of the first flush that failed with some at stake
+  bool unmap_zeroes_ = true;  // the kernel can zero by unmapping
+  bool zero_range_ = true;    // the file system can zero a range
+  uint64_t cached_ = 0;       // changes that completed without being durable
+  uint64_t flushed_ = 0;      // of them, the ones that a flush has reached
+  int failed_flush_ = 0;      // errno of the first flush that failed with some at stake
   std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
 };
 

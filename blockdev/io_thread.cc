@@ -1,29 +1,20 @@
 #include "blockdev/io_thread.h"
 
 #include <pthread.h>
-#include <sched.h>
 
-#include <cstring>
 #include <future>
 #include <semaphore>
 
-#include "base/log.h"
+#include "base/cpu_list.h"
 #include "blockdev/io_loop.h"
 
 namespace plumb {
 namespace {
 
-void prepare_thread(const IoThread::Config& config) {
+Result<> prepare_thread(const IoThread::Config& config) {
   ::pthread_setname_np(::pthread_self(), config.name.substr(0, 15).c_str());
-  if (config.cpus.empty()) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int cpu : config.cpus) CPU_SET(static_cast<size_t>(cpu), &set);
-  const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof(set), &set);
-  if (error != 0) {
-    log::warning("I/O thread {} cannot be bound to its CPUs: {}", config.name,
-                 std::strerror(error));
-  }
+  if (config.cpus.empty()) return {};
+  return bind_to_cpus(0, config.cpus);
 }
 
 }  // namespace
@@ -42,8 +33,8 @@ Result<std::unique_ptr<IoThread>> IoThread::start(Config config) {
   std::promise<Result<>> set_up;
   std::future<Result<>> started = set_up.get_future();
   made->thread_ = std::thread([&self = *made, promise = std::move(set_up)]() mutable {
-    prepare_thread(self.loop_->config());
-    Result<> result = self.loop_->set_up();
+    Result<> result = prepare_thread(self.loop_->config());
+    if (result) result = self.loop_->set_up();
     self.stop_ = !result.ok();
     promise.set_value(std::move(result));
     while (!self.stop_) self.loop_->turn(kForever);

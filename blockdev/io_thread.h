@@ -80,7 +80,8 @@ class IoThread {
   };
   using Task = std::move_only_function<void()>;
 
-  // Starts the thread. Errors: the engine asked for does not work here (with its reason).
+  // Starts the thread. Errors: the engine asked for does not work here (with its reason), or the
+  // CPUs are not there.
   static Result<std::unique_ptr<IoThread>> start(Config config);
   // No thread of its own: the caller is the I/O thread, and turns the loop. For simulations.
   static std::unique_ptr<IoThread> on_caller(std::unique_ptr<IoEngine> engine);

@@ -96,6 +96,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(exit), SCMP_SYS(exit_group)};
 
 constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
+                                     BLKGETSIZE64,               // a LUN that grew
                                      TUNSETOFFLOAD,              // a network driver that starts
                                      TCGETS,        TCSETS,
                                      TCSETSW,       TCSETSF,  // the terminal, put back at the end

@@ -16,9 +16,11 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cli/disk_source.h"
+#include "cli/event_log.h"
 #include "cli/runtime_folder.h"
 #include "cli/sandbox.h"
 #include "cli/terminal.h"
+#include "cli/vm_disks.h"
 #include "vmm/boot/loader.h"
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
@@ -35,6 +37,16 @@ namespace {
 
 constexpr unsigned kMaxDiskQueues = 4;  // one I/O thread serves them; more only cost memory
 constexpr size_t kMaxConsoleClients = 8;
+
+// One host CPU for each vCPU, in turn; none when they may run anywhere.
+std::vector<std::vector<int>> placement_of_vcpus(const VmDefinition& definition) {
+  std::vector<std::vector<int>> cpus;
+  if (definition.vcpu_cpus.empty()) return cpus;
+  for (unsigned i = 0; i < definition.vcpus; ++i) {
+    cpus.push_back({definition.vcpu_cpus[i % definition.vcpu_cpus.size()]});
+  }
+  return cpus;
+}
 
 class VmProcess {
  public:
@@ -53,6 +65,10 @@ class VmProcess {
   Result<> open_control_api();
   Result<> boot();
   Result<> add_devices(Vm& vm);
+  void on_disk_error(const std::string& disk, const std::string& message, bool stopped);
+  void pause(const std::string& reason);
+  void resume();
+  Result<nlohmann::json> resize_disk(const nlohmann::json& body);
   void on_stop(const Vm::Stopped& stopped);
   void await_signal();
   void on_signal(int signal);
@@ -68,7 +84,7 @@ class VmProcess {
   BootFiles boot_files_;
   std::vector<DiskSource> sources_;  // until start_disks()
   std::vector<UniqueFd> taps_;
-  std::vector<OpenDisk> disks_;
+  std::optional<VmDisks> disks_;
   std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
   std::unique_ptr<CharHub> console_;
   std::unique_ptr<CharHub> agent_;
@@ -76,6 +92,8 @@ class VmProcess {
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
   std::unique_ptr<Vm> vm_;
+  EventLog events_;
+  std::string pause_reason_;
   bool signalled_ = false;  // asked the guest to power off
   std::optional<Result<ExitCode>> result_;
 };
@@ -110,10 +128,10 @@ Result<> VmProcess::open_host_parts() {
 }
 
 Result<> VmProcess::start_disks() {
-  for (size_t i = 0; i < sources_.size(); ++i) {
-    disks_.push_back(TRY(open_disk(definition_.disks[i], std::move(sources_[i]))));
-  }
-  sources_.clear();
+  const auto failed = [this](const std::string& disk, const std::string& message, bool stopped) {
+    boost::asio::post(context_, [=, this] { on_disk_error(disk, message, stopped); });
+  };
+  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed)));
   return {};
 }
 
@@ -139,13 +157,17 @@ Result<> VmProcess::open_control_api() {
   api_ = TRY(ControlApi::listen(context_, RuntimePaths(definition_.name).control));
   api_->handle("GET", "/vm", [this](const Json&) -> Result<Json> { return status(); });
   api_->handle("PUT", "/vm/pause", [this](const Json&) -> Result<Json> {
-    vm_->pause();
+    pause("asked for");
     return status();
   });
   api_->handle("PUT", "/vm/resume", [this](const Json&) -> Result<Json> {
-    vm_->resume();
+    resume();
     return status();
   });
+  api_->handle("GET", "/vm/events", [this](const Json&) -> Result<Json> { return events_.json(); });
+  api_->handle("PUT", "/disks/resize",
+               [this](const Json& body) -> Result<Json> { return resize_disk(body); });
+  api_->handle_text("/metrics", [this] { return disks_->metrics(definition_.name); });
   api_->handle("PUT", "/vm/power-button", [this](const Json&) -> Result<Json> {
     press_power_button("the control API");
     return status();
@@ -164,6 +186,7 @@ Result<> VmProcess::boot() {
                          .memory_bytes = definition_.memory_bytes,
                          .huge_pages = definition_.huge_pages,
                          .vcpus = definition_.vcpus,
+                         .vcpu_cpus = placement_of_vcpus(definition_),
                          .serial = definition_.console == "serial" ? console_.get() : nullptr}));
   TRY(add_devices(*vm_));
   TRY(vm_->load_kernel(boot_files_, definition_.cmdline));
@@ -174,8 +197,8 @@ Result<> VmProcess::boot() {
 
 Result<> VmProcess::add_devices(Vm& vm) {
   const auto queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues));
-  for (const OpenDisk& open : disks_) {
-    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(*open.disk, queues)));
+  for (size_t i = 0; i < disks_->count(); ++i) {
+    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(disks_->at(i), queues)));
   }
   for (size_t i = 0; i < taps_.size(); ++i) {
     const MacAddress mac = TRY(parse_mac(definition_.nets[i].mac));
@@ -199,6 +222,37 @@ void VmProcess::end(ExitCode code) {
   context_.stop();
 }
 
+void VmProcess::pause(const std::string& reason) {
+  if (vm_->paused()) return;
+  vm_->pause();
+  pause_reason_ = reason;
+  events_.add("paused", "", fmt::format("the VM is paused: {}", reason));
+}
+
+void VmProcess::resume() {
+  // Also what failed while the VM was paused for another reason.
+  disks_->retry();
+  if (!vm_->paused()) return;
+  vm_->resume();
+  pause_reason_.clear();
+  events_.add("resumed", "", "the VM goes on");
+}
+
+void VmProcess::on_disk_error(const std::string& disk, const std::string& message, bool stopped) {
+  events_.add("disk-error", disk, message);
+  if (stopped) pause(message);
+}
+
+Result<nlohmann::json> VmProcess::resize_disk(const nlohmann::json& body) {
+  const bool good = body.is_object() && body.contains("disk") && body["disk"].is_string() &&
+                    (!body.contains("size_bytes") || body["size_bytes"].is_number_unsigned());
+  if (!good) return usage_error("a resize needs \"disk\", and for an image \"size_bytes\"");
+  const std::string disk = body["disk"];
+  const uint64_t size_bytes = TRY(disks_->resize(disk, body.value("size_bytes", uint64_t{0})));
+  events_.add("resized", disk, fmt::format("disk {} has {} bytes", disk, size_bytes));
+  return nlohmann::json{{"disk", disk}, {"size_bytes", size_bytes}};
+}
+
 void VmProcess::on_stop(const Vm::Stopped& stopped) {
   switch (stopped.reason) {
     case StopReason::kPowerOff:
@@ -212,7 +266,7 @@ void VmProcess::on_stop(const Vm::Stopped& stopped) {
     case StopReason::kReset:
       break;
   }
-  log::info("the guest reset itself");
+  events_.add("reset", "", "the guest reset itself");
   if (definition_.on_reboot == "exit") return end(kExitGuestReset);
   vm_.reset();
   if (Result<> booted = boot(); !booted) {
@@ -243,24 +297,14 @@ void VmProcess::press_power_button(const char* asked_by) {
 
 nlohmann::json VmProcess::status() const {
   using Json = nlohmann::json;
-  Json disks = Json::array();
-  for (size_t i = 0; i < disks_.size(); ++i) {
-    const DiskDefinition& disk = definition_.disks[i];
-    disks.push_back({{"id", disk.id},
-                     {"serial", disk.serial},
-                     {"source", disk.lun.empty() ? disk.image : disk.lun},
-                     {"device", disks_[i].device},
-                     {"size_bytes", disks_[i].disk->info().size_bytes},
-                     {"read_only", disk.read_only},
-                     {"cache", disk.cache},
-                     {"engine", disks_[i].thread->engine_name()}});
-  }
-  return {{"name", definition_.name},
-          {"state", vm_->paused() ? "paused" : "running"},
-          {"pid", ::getpid()},
-          {"vcpus", definition_.vcpus},
-          {"memory_bytes", definition_.memory_bytes},
-          {"disks", disks}};
+  Json status{{"name", definition_.name},
+              {"state", vm_->paused() ? "paused" : "running"},
+              {"pid", ::getpid()},
+              {"vcpus", definition_.vcpus},
+              {"memory_bytes", definition_.memory_bytes},
+              {"disks", disks_->status()}};
+  if (vm_->paused()) status["pause_reason"] = pause_reason_;
+  return status;
 }
 
 }  // namespace

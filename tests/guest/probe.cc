@@ -4,6 +4,7 @@
 //   hello            print and power off
 //   test             write, read back, verify; sizes from 512 B to 64 KiB; flush; bad requests
 //   read | write     random I/O: bs= qd= count= (bytes, depth, requests); between BEGIN and END
+//   stay             … and do not power off afterwards
 //   fault            triple fault
 //   spin             loop for ever
 //   flood            print for ever
@@ -222,5 +223,6 @@ extern "C" [[noreturn]] void probe_main(const StartInfo* info) {
     if (has_word(command_line, "write")) measure(disk, kOut, command_line);
   }
   print("PROBE OK\n");
+  while (has_word(command_line, "stay")) pause_cpu();
   power_off();
 }
