@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -91,6 +92,14 @@ class IoEngine {
   virtual IoFile add_file(int fd) = 0;
   // No operation on it may be in flight.
   virtual void remove_file(IoFile file) = 0;
+
+  // Makes memory known that most operations will use, such as a guest's: the kernel pins it, and
+  // each operation with one buffer inside is cheaper. One memory at a time, of `regions` that stay
+  // until remove_memory(). Errors: the engine cannot, or RLIMIT_MEMLOCK is too low; then nothing
+  // has changed.
+  virtual Result<> add_memory(std::span<const iovec> regions) = 0;
+  // No operation may be in flight. Harmless without a memory.
+  virtual void remove_memory() = 0;
 
   // Takes `op`; it comes back once by a later wait(). Without room in the kernel it waits here,
   // in order: there is no "full".

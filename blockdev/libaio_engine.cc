@@ -41,6 +41,10 @@ class LibaioEngine final : public IoEngine {
   const char* name() const override { return "libaio"; }
   IoFile add_file(int fd) override { return {.fd = fd, .slot = -1}; }
   void remove_file(IoFile) override {}
+  Result<> add_memory(std::span<const iovec>) override {
+    return failed("Linux AIO knows no registered memory; use the engine io_uring");
+  }
+  void remove_memory() override {}
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override;
   void unwatch(uint32_t token) override;

@@ -40,6 +40,8 @@ class UringEngine final : public IoEngine {
   const char* name() const override { return "io_uring"; }
   IoFile add_file(int fd) override;
   void remove_file(IoFile file) override;
+  Result<> add_memory(std::span<const iovec> regions) override;
+  void remove_memory() override;
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override;
   void unwatch(uint32_t token) override;
@@ -61,6 +63,8 @@ class UringEngine final : public IoEngine {
 
   Result<> restrict();
   io_uring_sqe* free_entry();
+  int buffer_of(const iovec& part) const;
+  void prepare_transfer(io_uring_sqe* entry, int fd, const IoOp& op) const;
   int enter(int64_t until_ns);
   void arm_watches();
   void take_completion(const io_uring_cqe& cqe, IoEvents& events);
@@ -72,6 +76,7 @@ class UringEngine final : public IoEngine {
   IoOpList pending_;  // no free entry in the ring
   bool registered_files_ = false;
   std::array<bool, kRingFiles> slot_used_{};
+  std::vector<iovec> buffers_;  // registered; few: a guest has two regions
   std::array<Watch, kWatches> watches_;
   uint32_t watch_end_ = 0;  // all watches in use are below
   bool arm_needed_ = false;
@@ -118,11 +123,13 @@ Result<> UringEngine::set_up() {
 // No filter of system calls sees what goes through a ring: so the ring itself takes nothing but
 // what this file puts into it (io_uring_register(2), IORING_REGISTER_RESTRICTIONS).
 Result<> UringEngine::restrict() {
-  constexpr uint8_t kOperations[] = {IORING_OP_READ,     IORING_OP_READV,      IORING_OP_WRITE,
-                                     IORING_OP_WRITEV,   IORING_OP_FSYNC,      IORING_OP_FALLOCATE,
-                                     IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE};
-  constexpr uint8_t kRegistrations[] = {IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES,
-                                        IORING_REGISTER_RING_FDS, IORING_UNREGISTER_RING_FDS,
+  constexpr uint8_t kOperations[] = {
+      IORING_OP_READ,       IORING_OP_READV,       IORING_OP_WRITE, IORING_OP_WRITEV,
+      IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+      IORING_OP_POLL_ADD,   IORING_OP_POLL_REMOVE};
+  constexpr uint8_t kRegistrations[] = {IORING_REGISTER_BUFFERS,      IORING_UNREGISTER_BUFFERS,
+                                        IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES,
+                                        IORING_REGISTER_RING_FDS,     IORING_UNREGISTER_RING_FDS,
                                         IORING_REGISTER_ENABLE_RINGS};
   std::vector<io_uring_restriction> allowed;
   for (const uint8_t operation : kOperations) {
@@ -164,6 +171,59 @@ io_uring_sqe* UringEngine::free_entry() {
   return io_uring_get_sqe(&ring_);
 }
 
+Result<> UringEngine::add_memory(std::span<const iovec> regions) {
+  ENSURE(buffers_.empty());
+  for (const iovec& region : regions) {
+    auto* at = static_cast<std::byte*>(region.iov_base);
+    for (uint64_t left = region.iov_len; left > 0;) {
+      const uint64_t bytes = std::min(left, kRingBufferBytes);
+      buffers_.push_back({.iov_base = at, .iov_len = bytes});
+      at += bytes;
+      left -= bytes;
+    }
+  }
+  const int error =
+      -io_uring_register_buffers(&ring_, buffers_.data(), static_cast<unsigned>(buffers_.size()));
+  if (error == 0) return {};
+  buffers_.clear();
+  if (error == ENOMEM) {
+    return os_error(error, "memory cannot be registered with io_uring, raise RLIMIT_MEMLOCK");
+  }
+  return os_error(error, "memory cannot be registered with io_uring");
+}
+
+void UringEngine::remove_memory() {
+  if (!buffers_.empty()) io_uring_unregister_buffers(&ring_);
+  buffers_.clear();
+}
+
+// The registered buffer that holds all of `part`; -1: none.
+int UringEngine::buffer_of(const iovec& part) const {
+  const auto start = reinterpret_cast<uintptr_t>(part.iov_base);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    const auto offset = start - reinterpret_cast<uintptr_t>(buffers_[i].iov_base);
+    if (offset >= buffers_[i].iov_len) continue;
+    return part.iov_len <= buffers_[i].iov_len - offset ? static_cast<int>(i) : -1;
+  }
+  return -1;
+}
+
+void UringEngine::prepare_transfer(io_uring_sqe* entry, int fd, const IoOp& op) const {
+  const bool write = op.kind == IoOpKind::kWrite;
+  if (op.iov_count == 1) {
+    const auto length = static_cast<unsigned>(op.iov->iov_len);
+    const int buffer = buffer_of(*op.iov);
+    const int opcode = buffer >= 0 ? (write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED)
+                                   : (write ? IORING_OP_WRITE : IORING_OP_READ);
+    io_uring_prep_rw(opcode, entry, fd, op.iov->iov_base, length, op.offset);
+    if (buffer >= 0) entry->buf_index = static_cast<uint16_t>(buffer);
+  } else {
+    io_uring_prep_rw(write ? IORING_OP_WRITEV : IORING_OP_READV, entry, fd, op.iov, op.iov_count,
+                     op.offset);
+  }
+  if (write && op.dsync) entry->rw_flags = RWF_DSYNC;
+}
+
 void UringEngine::submit(IoOp& op) {
   if (op.kind == IoOpKind::kBlkDiscard || op.kind == IoOpKind::kBlkZeroOut) {
     helper_.submit(op);
@@ -178,21 +238,8 @@ void UringEngine::submit(IoOp& op) {
   const int fd = fixed ? op.file.slot : op.file.fd;
   switch (op.kind) {
     case IoOpKind::kRead:
-      if (op.iov_count == 1) {
-        io_uring_prep_read(entry, fd, op.iov->iov_base, static_cast<unsigned>(op.iov->iov_len),
-                           op.offset);
-      } else {
-        io_uring_prep_readv(entry, fd, op.iov, op.iov_count, op.offset);
-      }
-      break;
     case IoOpKind::kWrite:
-      if (op.iov_count == 1) {
-        io_uring_prep_write(entry, fd, op.iov->iov_base, static_cast<unsigned>(op.iov->iov_len),
-                            op.offset);
-      } else {
-        io_uring_prep_writev(entry, fd, op.iov, op.iov_count, op.offset);
-      }
-      if (op.dsync) entry->rw_flags = RWF_DSYNC;
+      prepare_transfer(entry, fd, op);
       break;
     case IoOpKind::kSync:
       io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC);

@@ -172,6 +172,8 @@ constexpr Key<VmDefinition> kVmKeys[] = {
      assign<&Vm_::memory_bytes, parse_memory, Vm_>},
     {"huge-pages", "back guest memory with 2 MiB pages", true,
      assign<&Vm_::huge_pages, parse_bool, Vm_>},
+    {"registered-memory", "pin all guest memory, which makes disks cheaper", true,
+     assign<&Vm_::registered_memory, parse_bool, Vm_>},
     {"vcpus", "number of virtual CPUs, 1 to 64", false, assign<&Vm_::vcpus, parse_vcpus, Vm_>},
     {"kernel", "bzImage, or ELF with a PVH note", false, assign_text<&Vm_::kernel, Vm_>},
     {"initrd", "initial RAM disk", false, assign_text<&Vm_::initrd, Vm_>},
@@ -393,9 +395,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, serial, cache
                                    discard, allow_weak_identity, on_error, iops, bandwidth_bytes,
                                    burst_seconds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetDefinition, tap, mac)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, vcpus, kernel,
-                                   initrd, cmdline, console, on_reboot, vcpu_cpus, io_thread_cpus,
-                                   io_poll_us, disks, nets)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, registered_memory,
+                                   vcpus, kernel, initrd, cmdline, console, on_reboot, vcpu_cpus,
+                                   io_thread_cpus, io_poll_us, disks, nets)
 
 nlohmann::json to_json(const VmDefinition& definition) {
   nlohmann::json json;

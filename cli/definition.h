@@ -41,6 +41,7 @@ struct VmDefinition {
   std::string name;
   uint64_t memory_bytes = 512ULL << 20U;
   bool huge_pages = false;
+  bool registered_memory = false;  // with io_uring, for the disks: all of it pinned
   unsigned vcpus = 1;
   std::string kernel;
   std::string initrd;

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "blockdev/file_device.h"
+#include "blockdev/io_engine.h"
 #include "cli/disk_metrics.h"
 
 namespace plumb {
@@ -76,6 +77,37 @@ Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSo
         TRY(open_one(definition, definition.disks[i], std::move(sources[i]), failed)));
   }
   return disks;
+}
+
+Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
+  for (const Open& open : disks_) {
+    Result<> done;
+    open.thread->run([&] { done = act(); });
+    TRY(done);
+  }
+  return {};
+}
+
+Result<> VmDisks::add_memory(const GuestMemory& memory) {
+  std::vector<iovec> regions;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    regions.push_back({.iov_base = region.host, .iov_len = region.size_bytes});
+  }
+  for (const Open& open : disks_) {
+    Result<> added;
+    open.thread->run([&] { added = open.thread->engine().add_memory(regions); });
+    if (added) continue;
+    remove_memory();
+    return failed("disk {}: {}, or leave registered-memory out", open.definition->id,
+                  added.error().message);
+  }
+  return {};
+}
+
+void VmDisks::remove_memory() {
+  for (const Open& open : disks_) {
+    open.thread->run([&open] { open.thread->engine().remove_memory(); });
+  }
 }
 
 void VmDisks::retry() {

@@ -15,6 +15,7 @@
 #include "blockdev/io_thread.h"
 #include "cli/definition.h"
 #include "cli/disk_source.h"
+#include "vmm/guest_memory.h"
 
 namespace plumb {
 
@@ -31,6 +32,14 @@ class VmDisks {
 
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
+
+  // Calls `act` on each I/O thread, up to the first error.
+  Result<> on_each_thread(const std::function<Result<>()>& act);
+
+  // Registers a guest's memory with the I/O threads, or takes it back; no device may work. Errors:
+  // RLIMIT_MEMLOCK, or an engine that cannot; then no thread has it.
+  Result<> add_memory(const GuestMemory& memory);
+  void remove_memory();
 
   // Sends what errors left undone.
   void retry();

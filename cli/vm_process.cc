@@ -1,6 +1,7 @@
 #include "cli/vm_process.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +49,15 @@ std::vector<std::vector<int>> placement_of_vcpus(const VmDefinition& definition)
   return cpus;
 }
 
+// As much as this process may have: without a privilege, its hard limit.
+void allow_locked_memory() {
+  rlimit limit{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &limit) == 0) return;
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 class VmProcess {
  public:
   VmProcess(const VmDefinition& definition, bool foreground);
@@ -64,6 +74,7 @@ class VmProcess {
   Result<> open_consoles();
   Result<> open_control_api();
   Result<> boot();
+  void end_guest();
   Result<> add_devices(Vm& vm);
   void on_disk_error(const std::string& disk, const std::string& message, bool stopped);
   void pause(const std::string& reason);
@@ -102,15 +113,18 @@ VmProcess::VmProcess(const VmDefinition& definition, bool foreground)
     : definition_(definition), foreground_(foreground), signals_(context_) {}
 
 VmProcess::~VmProcess() {
-  vm_.reset();  // the guest and its devices first: they use all the rest
+  end_guest();  // and its devices first: they use all the rest
   api_.reset();
 }
 
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
   TRY(open_host_parts());
-  TRY(give_up_privileges(RuntimePaths(definition_.name).folder));
+  TRY(give_up_privileges(RuntimePaths(definition_.name).folder, definition_.registered_memory));
   TRY(start_disks());
+  // A ring may register memory if the thread that made it was allowed to.
+  TRY(disks_->on_each_thread(drop_capabilities));
+  TRY(drop_capabilities());
   TRY(open_consoles());
   TRY(open_control_api());
   await_signal();
@@ -120,6 +134,7 @@ Result<> VmProcess::start() {
 
 // All that needs a privilege or a path, also for what a reboot needs.
 Result<> VmProcess::open_host_parts() {
+  if (definition_.registered_memory) allow_locked_memory();
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
   for (const DiskDefinition& disk : definition_.disks) sources_.push_back(TRY(open_source(disk)));
@@ -188,11 +203,18 @@ Result<> VmProcess::boot() {
                          .vcpus = definition_.vcpus,
                          .vcpu_cpus = placement_of_vcpus(definition_),
                          .serial = definition_.console == "serial" ? console_.get() : nullptr}));
+  if (definition_.registered_memory) TRY(disks_->add_memory(vm_->memory()));
   TRY(add_devices(*vm_));
   TRY(vm_->load_kernel(boot_files_, definition_.cmdline));
   return vm_->start([this](Vm::Stopped stopped) {
     boost::asio::post(context_, [this, stopped = std::move(stopped)] { on_stop(stopped); });
   });
+}
+
+void VmProcess::end_guest() {
+  vm_.reset();
+  // Pinned, it would stay although it is unmapped.
+  if (disks_) disks_->remove_memory();
 }
 
 Result<> VmProcess::add_devices(Vm& vm) {
@@ -268,7 +290,7 @@ void VmProcess::on_stop(const Vm::Stopped& stopped) {
   }
   events_.add("reset", "", "the guest reset itself");
   if (definition_.on_reboot == "exit") return end(kExitGuestReset);
-  vm_.reset();
+  end_guest();
   if (Result<> booted = boot(); !booted) {
     result_ = std::move(booted).error();
     context_.stop();

@@ -11,7 +11,7 @@ packages=(
   nlohmann-json3-dev systemtap-sdt-dev
   # tests and checks
   catch2 curl clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
-  fio util-linux iproute2
+  fio strace util-linux iproute2
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils lz4 e2fsprogs xfsprogs
   dmsetup

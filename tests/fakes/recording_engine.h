@@ -80,6 +80,10 @@ class RecordingEngine final : public IoEngine {
   const char* name() const override { return below_->name(); }
   IoFile add_file(int fd) override { return below_->add_file(fd); }
   void remove_file(IoFile file) override { below_->remove_file(file); }
+  Result<> add_memory(std::span<const iovec> regions) override {
+    return below_->add_memory(regions);
+  }
+  void remove_memory() override { below_->remove_memory(); }
   void watch(uint32_t token, int fd, Trigger trigger) override {
     below_->watch(token, fd, trigger);
   }

@@ -149,6 +149,25 @@ class LimitsAndStatisticsTest(ApiTest):
         self.assertEqual(allowed["vcpu-0"], str(cpu))
         self.assertEqual(allowed["io-disk0"], str(cpu))
 
+    def test_registered_memory_works_and_leaves_no_capability(self):
+        path = self.image()
+        done = self.run_probe("test", "--registered-memory", "--disk", path)
+        if "RLIMIT_MEMLOCK" in done.stderr:
+            self.skipTest("SKIPPED: neither CAP_IPC_LOCK nor a high RLIMIT_MEMLOCK")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        process = self.start_vm("spin", "--registered-memory", "--disk", path)
+        self.wait_for_line(process, "spinning")
+        tasks = list(pathlib.Path(f"/proc/{self.vm()['pid']}/task").iterdir())
+        self.assertGreaterEqual(len(tasks), 4)
+        for task in tasks:
+            status = (task / "status").read_text()
+            self.assertRegex(status, r"CapPrm:\s*0{16}\nCapEff:\s*0{16}", status)
+
+    def test_registered_memory_needs_io_uring(self):
+        done = self.run_probe("test", "--registered-memory", "--disk",
+                              f"{self.image('disk.img', MIB)},engine=libaio")
+        self.assert_refused(done, 1, "disk disk0: Linux AIO knows no registered memory")
+
     def test_cpus_that_are_not_there_are_refused(self):
         for key in ("--vcpu-cpus", "--io-thread-cpus"):
             done = self.run_probe("hello", key, "1000", "--disk", self.image("disk.img", MIB))
