@@ -11,11 +11,14 @@
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <cstddef>
+#include <functional>
 #include <semaphore>
 
 #include "base/file.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/limits.h"
+#include "tests/fakes/block_client.h"
+#include "tests/fakes/test_image.h"
 
 namespace plumb {
 namespace {
@@ -255,6 +258,88 @@ TEST_CASE("a deferred operation is done in a later turn, never at once") {
     op.ended.acquire();
     thread->run([] {});
     CHECK(op.turns == 5);
+  }
+}
+
+TEST_CASE("timers expire in the order of their times, once, and not when cancelled") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    std::vector<int> expired;
+    std::binary_semaphore last(0);
+    struct Timed : IoTimer {
+      std::function<void()> call;
+    };
+    Timed timers[4];
+    thread->run([&] {
+      const int64_t now = thread->turn_ns();
+      for (int i = 0; i < 4; ++i) {
+        timers[i].expired = [](IoTimer& timer) { static_cast<Timed&>(timer).call(); };
+        timers[i].call = [&, i] {
+          ENSURE(thread->is_current() && !timers[i].set());
+          expired.push_back(i);
+          if (i == 0) last.release();
+        };
+      }
+      thread->set_timer(timers[0], now + 3'000'000);
+      thread->set_timer(timers[1], now + 1'000'000);
+      thread->set_timer(timers[2], now + 2'000'000);
+      thread->set_timer(timers[3], now + 1'500'000);
+      thread->set_timer(timers[1], now + 2'500'000);
+      thread->cancel_timer(timers[3]);
+    });
+    last.acquire();
+    thread->run([&] { thread->cancel_timer(timers[0]); });
+    CHECK(expired == std::vector{2, 1, 0});
+  }
+}
+
+TEST_CASE("once a doorbell followed a completion soon, the loop looks by itself after the next") {
+  for (const EngineKind kind : kBothEngines) {
+    IoThread::Config config;
+    config.engine = kind;
+    config.poll_max_ns = 1'000'000'000;  // however slow this host is
+    auto thread = IoThread::start(std::move(config)).value();
+    struct : Poller {
+      int polls = 0;
+      int asked = 0;
+      bool poll() override { return ++polls > 0; }
+      void ask_for_wakeup() override { ++asked; }
+    } poller;
+    const UniqueFd doorbell = make_eventfd().value();
+    thread->run([&] {
+      thread->add_poller(poller);
+      thread->watch_signal(doorbell.get(), [] {});
+    });
+    const TestImage image(1U << 20U);
+    const UniqueFd fd = image.open();
+    const AlignedBuffer buffer(512);
+    iovec part = buffer.part(0, 512);
+    struct Read : IoOp {
+      int doorbell = -1;  // rung when it ends
+      std::counting_semaphore<> ended{0};
+    } read;
+    read.iov = &part;
+    read.iov_count = 1;
+    read.file.fd = fd.get();
+    read.done = [](IoOp& op) {
+      auto& self = static_cast<Read&>(op);
+      if (self.doorbell >= 0) signal_eventfd(self.doorbell);
+      self.ended.release();
+    };
+    bool ring = true;
+    for (int polls = 0; polls == 0; ring = !ring) {
+      thread->run([&] {
+        read.doorbell = ring ? doorbell.get() : -1;
+        thread->engine().submit(read);
+      });
+      read.ended.acquire();
+      thread->run([&] { polls = poller.polls; });
+    }
+    thread->run([&] {
+      ENSURE(poller.asked > 0);
+      thread->unwatch(doorbell.get());
+      thread->remove_poller(poller);
+    });
   }
 }
 

@@ -1,5 +1,7 @@
-// Requests, holds and resets in any order, on a real image: nothing hangs, no head is answered
-// twice, nothing of the guest is touched after a reset. Each round is its own seed.
+// Requests, holds, growth and resets in any order, on a real image: nothing hangs, no head is
+// answered twice, nothing of the guest is touched after a reset. Each round is its own seed.
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <random>
 #include <set>
@@ -19,22 +21,24 @@ constexpr uint32_t kRequests = 100;
 
 class Round {
  public:
-  Round(unsigned seed, Disk& disk, VirtioBlk& blk)
-      : random_(seed), disk_(disk), guest_(16U << 20U), driver_(guest_, blk) {
+  Round(unsigned seed, Disk& disk, VirtioBlk& blk, const std::string& image)
+      : random_(seed), disk_(disk), image_(image), guest_(16U << 20U), driver_(guest_, blk) {
     ENSURE(driver_.start().ok());
     status_ = guest_.allocate(kQueues * kRequests);
     data_ = guest_.allocate(64U << 10U, 4096);
   }
 
   void run() {
-    // A coordinator holds the disk now and then, on a thread of its own.
-    std::thread holder([this, holds = pick(4)] {
-      for (unsigned i = 0; i < holds; ++i) hold_once();
+    // A control thread holds the disk, and grows it, now and then.
+    std::thread control([this, holds = pick(4), grow = pick(2) == 0, in_time = pick(2) == 0] {
+      for (unsigned i = 0; i < holds; ++i) hold_once(in_time ? kForever : 0);
+      if (grow) grow_once();
     });
     for (uint32_t i = 0; i < kRequests; ++i) {
       for (uint16_t queue = 0; queue < kQueues; ++queue) send(queue, i);
     }
     for (unsigned i = pick(kRequests); i > 0; --i) {
+      ENSURE(driver_.config<uint64_t>(0) >= kSize / 512);
       const FakeQueue::Used used = driver_.queue(0).wait_used();
       ENSURE(in_flight_[0].erase(used.head) == 1);
     }
@@ -43,7 +47,7 @@ class Round {
     const uint16_t used_index = driver_.queue(1).used_index();
     status_.fill(0x5a);
     data_.fill(0x5a);
-    holder.join();
+    control.join();
     disk_.thread().run([] {});
     ENSURE(driver_.queue(1).used_index() == used_index);
     ENSURE(status_.all(0x5a) && data_.all(0x5a));
@@ -55,13 +59,30 @@ class Round {
  private:
   unsigned pick(unsigned below) { return static_cast<unsigned>(random_() % below); }
 
-  void hold_once() {
-    std::binary_semaphore drained(0);
-    disk_.thread().run([&] { disk_.hold(kForever, [&](Result<>) { drained.release(); }); });
-    drained.acquire();
+  // With a deadline of 0 the hold is over at once, unless nothing is in flight.
+  void hold_once(int64_t deadline_ns) {
+    std::binary_semaphore ended(0);
+    bool held = false;
     disk_.thread().run([&] {
+      disk_.hold(deadline_ns, [&](const Result<>& drained) {
+        held = drained.ok();
+        ended.release();
+      });
+    });
+    ended.acquire();
+    disk_.thread().run([&] {
+      if (!held) return;
       ENSURE(disk_.in_flight() == 0);
       disk_.release();
+    });
+  }
+
+  void grow_once() {
+    disk_.thread().run([this] {
+      const uint64_t size = disk_.info().size_bytes + (1U << 20U);
+      ENSURE(::truncate(image_.c_str(), static_cast<off_t>(size)) == 0);
+      ENSURE(disk_.reread_size().ok());
+      ENSURE(disk_.info().size_bytes == size);
     });
   }
 
@@ -86,6 +107,7 @@ class Round {
 
   std::mt19937 random_;
   Disk& disk_;
+  const std::string image_;
   FakeGuest guest_;
   FakeDriver driver_;
   GuestBuffer status_;
@@ -95,11 +117,12 @@ class Round {
 
 }  // namespace
 
-TEST_CASE("stress: requests, holds and resets in any order") {
+TEST_CASE("stress: requests, holds, growth and resets in any order") {
   for (const EngineKind kind : {EngineKind::kUring, EngineKind::kLibaio}) {
     IoThread::Config config;
     config.name = "io-test";
     config.engine = kind;
+    config.poll_max_ns = 20'000;
     const auto thread = IoThread::start(std::move(config)).value();
     const TestImage image(kSize);
     Disk disk({.id = "data", .serial = "", .cache = CacheMode::kWriteback},
@@ -107,7 +130,7 @@ TEST_CASE("stress: requests, holds and resets in any order") {
     VirtioBlk blk(disk, kQueues);
     for (unsigned seed = 1; seed <= 20; ++seed) {
       INFO("seed " << seed << " on " << thread->engine_name());
-      Round(seed, disk, blk).run();
+      Round(seed, disk, blk, image.path()).run();
       CHECK(true);  // so that a failing ENSURE above is not the only sign of life
     }
   }

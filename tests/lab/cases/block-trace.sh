@@ -7,7 +7,7 @@ mountpoint -q $trace || mount -t tracefs tracefs $trace
 writes=200
 
 initrd=$(busybox_guest_initrd trace 6.1 fio <<END
-mkdir -p /dev/shm
+mkdir -p /dev/shm /etc
 mount -t tmpfs shm /dev/shm
 fio --name=writes --filename=/dev/vda --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=8 --number_ios=$writes \
   --size=32M --eta=never --output=/fio.out && echo WROTE
@@ -23,7 +23,7 @@ traced() {
   echo >$trace/trace
   echo 1 >$trace/events/block/block_rq_issue/enable
   echo 1 >$trace/tracing_on
-  start_guest trace --memory 256M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" --lun "$lun"
+  start_guest trace --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" --lun "$lun"
   guest_ends trace 0 120
   echo 0 >$trace/tracing_on
   check "the guest wrote" grep -q WROTE "$logs/trace.console"

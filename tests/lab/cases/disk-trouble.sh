@@ -28,7 +28,7 @@ echo "NOW gone"
 dd if=/dev/zero of=/dev/$gone bs=4k count=100000 conv=fsync
 END
 )
-start_guest trouble --memory 512M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
+start_guest trouble --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
   --disk "$work/image.img,id=image" --lun "$growing,id=lun" --disk "$work/small/full.img,id=full,on-error=pause" \
   --lun "$gone,id=gone"
 
