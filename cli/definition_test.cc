@@ -29,6 +29,10 @@ TEST_CASE("a definition file says what a VM consists of") {
     initrd = "/boot/initrd.img"
     cmdline = "root=/dev/vda console=ttyS0"
     huge-pages = true
+    registered-memory = true
+    vcpu-cpus = "2-3"
+    io-thread-cpus = 1
+    io-poll-us = 0
     [[disk]]
     id = "root"
     image = "root.img"
@@ -40,6 +44,10 @@ TEST_CASE("a definition file says what a VM consists of") {
     engine = "libaio"
     read-only = true
     discard = false
+    on-error = "report"
+    iops = 500
+    bandwidth = "100M"
+    burst-seconds = 30
     [[net]]
     tap = "tap0"
     mac = "52:54:00:12:34:56"
@@ -51,6 +59,10 @@ TEST_CASE("a definition file says what a VM consists of") {
   CHECK(vm.memory_bytes == 6ULL << 30U);
   CHECK(vm.vcpus == 2);
   CHECK(vm.huge_pages);
+  CHECK(vm.registered_memory);
+  CHECK(vm.vcpu_cpus == std::vector{2, 3});
+  CHECK(vm.io_thread_cpus == std::vector{1});
+  CHECK(vm.io_poll_us == 0);
   REQUIRE(vm.disks.size() == 2);
   CHECK(vm.disks[0].image == "root.img");
   CHECK(vm.disks[0].serial == "root");
@@ -62,6 +74,10 @@ TEST_CASE("a definition file says what a VM consists of") {
   CHECK(vm.disks[1].engine == "libaio");
   CHECK(vm.disks[1].read_only);
   CHECK_FALSE(vm.disks[1].discard);
+  CHECK(vm.disks[1].on_error == "report");
+  CHECK(vm.disks[1].iops == 500);
+  CHECK(vm.disks[1].bandwidth_bytes == 100U << 20U);
+  CHECK(vm.disks[1].burst_seconds == 30);
   REQUIRE(vm.nets.size() == 1);
   CHECK(vm.nets[0].tap == "tap0");
 }
@@ -80,6 +96,20 @@ TEST_CASE("flags say the same as a file") {
   CHECK(vm.disks[1].id == "disk1");
   CHECK(vm.disks[1].lun == kWwn);
   CHECK(vm.nets[0].mac.starts_with("52:54:00:"));
+}
+
+TEST_CASE(
+    "an error pauses the VM of a LUN, and is reported to the guest of an image, unless said") {
+  VmDefinition vm;
+  REQUIRE(set_key(vm, "name", "db1").ok());
+  REQUIRE(set_key(vm, "kernel", "vmlinuz").ok());
+  vm.disks.push_back(parse_disk_flag("root.img", false).value());
+  vm.disks.push_back(parse_disk_flag("data.img,on-error=pause", false).value());
+  vm.disks.push_back(parse_disk_flag(kWwn, true).value());
+  REQUIRE(complete(vm).ok());
+  CHECK(vm.disks[0].on_error == "report");
+  CHECK(vm.disks[1].on_error == "pause");
+  CHECK(vm.disks[2].on_error == "pause");
 }
 
 TEST_CASE("a definition survives the way to the VM's process") {
@@ -122,6 +152,13 @@ TEST_CASE("values out of range or of the wrong kind are refused") {
       {"[[disk]]\nimage = \"a\"\ncache = \"unsafe\"", "write writethrough or writeback"},
       {"[[disk]]\nimage = \"a\"\nengine = \"threads\"", "engine"},
       {"[[disk]]\nimage = \"a\"\nserial = \"123456789012345678901\"", "longer than the 20 bytes"},
+      {"vcpu-cpus = \"1-\"", "is not a list of CPUs"},
+      {"io-thread-cpus = -1", "is not a list of CPUs"},
+      {"io-poll-us = 1001", "microseconds from 0 to 1000"},
+      {"[[disk]]\nimage = \"a\"\non-error = \"ignore\"", "write report or pause"},
+      {"[[disk]]\nimage = \"a\"\niops = 0", "requests a second from 1"},
+      {"[[disk]]\nimage = \"a\"\nbandwidth = \"1K\"", "less than 64 KiB a second"},
+      {"[[disk]]\nimage = \"a\"\nburst-seconds = 0", "seconds from 1 to 3600"},
       {"disk = \"a\"", "write disk as [[disk]]"},
       {"[disk]\nimage = \"a\"", "write disk as [[disk]]"},
       {"[[net]]\nmac = \"01:00:5e:00:00:01\"", "is a group address"},
