@@ -77,48 +77,75 @@ void IoLoop::turn(int64_t until_ns) {
   for (Poller* poller : pollers_) poller->ask_for_wakeup();
   run_batch_ends();
   if (timers_ != nullptr) until_ns = std::min(until_ns, timers_->at_ns_);
-  engine_->wait(deferred_.empty() ? until_ns : kNoWait, events_);
-  turn_ns_ = engine_->now_ns();
-  learn_from_wait();
+  wait(deferred_.empty() ? until_ns : kNoWait);
   run_ready();
   run_timers();
   run_completions();
   run_batch_ends();
 }
 
+void AdaptivePoll::learn(int64_t waited_ns, bool looked, int64_t max_ns) {
+  if (waited_ns <= ns_) return;
+  if (waited_ns <= max_ns) {
+    ns_ = std::min(std::max(2 * ns_, kFirstPollNs), max_ns);
+  } else if (looked) {
+    ns_ /= 2;
+    if (ns_ < kFirstPollNs / 4) ns_ = 0;
+  }
+}
+
 // A guest whose request has just ended often has the next one ready before it could ring a
 // doorbell and a sleeping thread could wake up: for a moment, its rings are looked at instead.
 void IoLoop::poll_for_work() {
-  missed_ = false;
-  if (!completed_ || poll_ns_ == 0 || pollers_.empty()) return;
-  const int64_t end_ns = engine_->now_ns() + poll_ns_;
+  looked_for_work_ = false;
+  if (!completed_ || work_poll_.ns() == 0 || pollers_.empty()) return;
+  const int64_t end_ns = engine_->now_ns() + work_poll_.ns();
   while (!engine_->ready() && deferred_.empty()) {
     bool any = false;
     for (Poller* poller : pollers_) any |= poller->poll();
     if (any) return;
     if (engine_->now_ns() >= end_ns) {
-      missed_ = true;
+      looked_for_work_ = true;
       return;
     }
     __builtin_ia32_pause();
   }
 }
 
-// Polling goes on while it pays: it grows when the guest came soon after we fell asleep, and
-// shrinks when we polled and the guest did not come.
-void IoLoop::learn_from_wait() {
-  if (completed_ && config_.poll_max_ns > 0) {
-    const bool kicked = std::any_of(events_.ready.begin(), events_.ready.end(),
-                                    [](uint32_t token) { return token >= kFirstFreeToken; });
-    if (kicked && turn_ns_ - completed_ns_ <= config_.poll_max_ns) {
-      poll_ns_ = std::min(std::max(2 * poll_ns_, kFirstPollNs), config_.poll_max_ns);
-    } else if (missed_) {
-      poll_ns_ /= 2;
-      if (poll_ns_ < kFirstPollNs / 4) poll_ns_ = 0;
-    }
+// Whether completions, or anything else, came before they had to be slept for.
+bool IoLoop::poll_for_completions(int64_t until_ns) {
+  const bool waiting = std::any_of(pollers_.begin(), pollers_.end(),
+                                   [](const Poller* poller) { return poller->few_in_flight(); });
+  if (until_ns == kNoWait || completion_poll_.ns() == 0 || !waiting) return false;
+  engine_->wait(kNoWait, events_);  // submits
+  const int64_t end_ns = engine_->now_ns() + completion_poll_.ns();
+  while (events_.completed.empty() && events_.ready.empty() && !engine_->ready()) {
+    if (engine_->now_ns() >= end_ns) return false;
+    __builtin_ia32_pause();
+  }
+  return true;
+}
+
+void IoLoop::wait(int64_t until_ns) {
+  if (config_.poll_max_ns == 0) {
+    engine_->wait(until_ns, events_);
+    turn_ns_ = engine_->now_ns();
+    return;
+  }
+  const int64_t begin_ns = engine_->now_ns();
+  const bool came = poll_for_completions(until_ns);
+  engine_->wait(came ? kNoWait : until_ns, events_);
+  turn_ns_ = engine_->now_ns();
+  const bool kicked = std::any_of(events_.ready.begin(), events_.ready.end(),
+                                  [](uint32_t token) { return token >= kFirstFreeToken; });
+  if (completed_ && (kicked || looked_for_work_)) {
+    work_poll_.learn(kicked ? turn_ns_ - completed_ns_ : kForever, looked_for_work_,
+                     config_.poll_max_ns);
   }
   completed_ = !events_.completed.empty();
-  if (completed_) completed_ns_ = turn_ns_;
+  if (!completed_) return;
+  completed_ns_ = turn_ns_;
+  completion_poll_.learn(turn_ns_ - begin_ns, !came, config_.poll_max_ns);
 }
 
 void IoLoop::post(Task task) {

@@ -1,8 +1,9 @@
 // IoLoop: the loop of an I/O thread, one turn at a time. IoThread runs it on a thread of its own,
 // or lets its owner turn it (simulations).
 //
-// One turn: poll for what guests added → wait, in one system call, which also submits what was
-// queued → posted tasks → fd handlers → timers → completions → batch ends.
+// One turn: look for what guests added → wait, in one system call, which also submits what was
+// queued → posted tasks → fd handlers → timers → completions → batch ends. Where sleeping costs
+// more than it saves, the wait begins with looking for completions.
 #pragma once
 
 #include <array>
@@ -20,6 +21,18 @@
 namespace plumb {
 
 class HelperThread;
+
+// How long it pays to look for something before sleeping for it: longer when it came soon after we
+// fell asleep, half as long each time it did not come while we looked.
+class AdaptivePoll {
+ public:
+  int64_t ns() const { return ns_; }
+  // It came `waited_ns` after we began to wait; `looked`: for ns() of that, in vain.
+  void learn(int64_t waited_ns, bool looked, int64_t max_ns);
+
+ private:
+  int64_t ns_ = 0;
+};
 
 class IoLoop {
  public:
@@ -64,7 +77,8 @@ class IoLoop {
   };
 
   void poll_for_work();
-  void learn_from_wait();
+  void wait(int64_t until_ns);
+  bool poll_for_completions(int64_t until_ns);
   void run_tasks();
   void run_ready();
   void run_timers();
@@ -91,11 +105,12 @@ class IoLoop {
   std::vector<Poller*> pollers_;
   IoTimer* timers_ = nullptr;  // the next one first
 
-  int64_t turn_ns_ = 0;       // when the events of this turn were taken
-  int64_t completed_ns_ = 0;  // the last turn that completed something
-  int64_t poll_ns_ = 0;       // how long the next poll may last
-  bool completed_ = false;    // the last turn did
-  bool missed_ = false;       // polled since, in vain
+  int64_t turn_ns_ = 0;           // when the events of this turn were taken
+  int64_t completed_ns_ = 0;      // the last turn that completed something
+  bool completed_ = false;        // the last turn did
+  bool looked_for_work_ = false;  // since, in vain
+  AdaptivePoll work_poll_;        // after a completion, for the guest's next request
+  AdaptivePoll completion_poll_;  // after a request, for its completion
 };
 
 }  // namespace plumb

@@ -50,6 +50,9 @@ class Poller {
   virtual bool poll() = 0;
   // The loop is about to sleep: takes what is there, and has the guest signal what comes next.
   virtual void ask_for_wakeup() = 0;
+  // Whether it waits for so few completions that the time of each counts: with many in flight the
+  // device has work while we sleep.
+  virtual bool few_in_flight() const = 0;
 };
 
 // One call at a time on the clock of IoEngine::now_ns(). Must not be set when it dies.
@@ -72,8 +75,8 @@ class IoThread {
     std::string name;  // of the thread, at most 15 characters: "io-data"
     EngineKind engine = EngineKind::kAuto;
     std::vector<int> cpus;  // where it may run; empty: anywhere
-    // How long, at most, a turn looks for work of its pollers before it sleeps, when it has just
-    // completed something; adapts itself below. 0: never.
+    // How long, at most, a turn looks for work of its pollers, and for completions they wait for,
+    // before it sleeps; adapts itself below. 0: never.
     int64_t poll_max_ns = 0;
     // For tests: puts a layer between the devices and the engine. Called on the new thread.
     std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> decorate;

@@ -304,6 +304,7 @@ TEST_CASE("once a doorbell followed a completion soon, the loop looks by itself 
       int asked = 0;
       bool poll() override { return ++polls > 0; }
       void ask_for_wakeup() override { ++asked; }
+      bool few_in_flight() const override { return false; }
     } poller;
     const UniqueFd doorbell = make_eventfd().value();
     thread->run([&] {

@@ -12,9 +12,9 @@
 
 namespace plumb {
 
-// How long an I/O thread looks for a guest's next request before it sleeps; docs/decisions tells
-// how it was measured.
-inline constexpr unsigned kDefaultPollUs = 20;
+// How long an I/O thread looks for a guest's next request, or a completion, before it sleeps;
+// docs/decisions/0006-polling.md tells why.
+inline constexpr unsigned kDefaultPollUs = 100;
 
 struct DiskDefinition {
   std::string id;                      // unique in the VM; the default serial

@@ -25,6 +25,8 @@ class VirtioBlk final : public VirtioDevice, private BatchEnd, private Poller {
   static constexpr uint16_t kQueueSize = 256;
   // Requests of one queue that are at the disk together; the rest waits in the ring.
   static constexpr uint16_t kSlotsPerQueue = 128;
+  // Up to so many requests at the disk are worth looking for their completions.
+  static constexpr uint32_t kFewInFlight = 4;
   // Data buffers of a request: 1 MiB in pages, less the two for header and status.
   static constexpr uint16_t kSegMax = 254;
 
@@ -60,6 +62,7 @@ class VirtioBlk final : public VirtioDevice, private BatchEnd, private Poller {
   void batch_end() override;
   bool poll() override;
   void ask_for_wakeup() override;
+  bool few_in_flight() const override { return in_flight_ > 0 && in_flight_ <= kFewInFlight; }
 
   Disk& disk_;
   const uint64_t features_;
