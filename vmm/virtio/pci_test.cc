@@ -7,9 +7,7 @@
 #include <random>
 
 #include "base/size.h"
-#include "tests/fakes/fake_events.h"
-#include "vmm/layout.h"
-#include "vmm/pci/pci_bus.h"
+#include "tests/fakes/pci_driver.h"
 
 using namespace plumb;
 
@@ -56,91 +54,26 @@ class TestDevice : public VirtioDevice {
   const uint16_t sizes_[2] = {256, 64};
 };
 
-constexpr uint8_t kReady = kVirtioAcknowledge | kVirtioDriver;
+constexpr uint8_t kReady = kPciDriverReady;
 
-// A guest's driver: configuration space by ECAM, registers by MMIO.
-struct Driver {
-  Log log;
-  FakeEvents events;
+struct Guest {
   std::unique_ptr<GuestMemory> memory = GuestMemory::create({.size_bytes = 2 * kMiB}).value();
-  Bus mmio;
-  PciBus pci{mmio};
-  uint64_t bar = layout::kPciWindow;
-  uint32_t common = 0, isr = 0, device = 0, notify = 0, window = 0, msix = 0;
+  Log log;
+};
 
-  Driver() {
-    auto made = VirtioPci::create(std::make_unique<TestDevice>(log), *memory, events);
-    REQUIRE(made);
-    REQUIRE(pci.add(std::move(made).value()));
-    for (auto at = config<uint8_t>(0x34); at != 0; at = config<uint8_t>(at + 1U)) {
-      if (config<uint8_t>(at) == kPciCapMsix) msix = at;
-      if (config<uint8_t>(at) != 0x09) continue;
-      uint32_t* const regions[] = {nullptr, &common, &notify, &isr, &device, &window};
-      const auto type = config<uint8_t>(at + 3U);
-      REQUIRE(type <= 5);
-      *regions[type] = type == 5 ? at : config<uint32_t>(at + 8U);
-    }
-  }
+struct Driver : private Guest, PciDriver {
+  Driver() : PciDriver(std::make_unique<TestDevice>(Guest::log), *memory) {}
+  using Guest::log;
 
-  template <typename T>
-  T config(uint32_t offset) {
-    std::byte data[sizeof(T)];
-    pci.ecam().read(1U << 15U | offset, data);
-    return load_le<T>(data);
-  }
-  template <typename T>
-  void set_config(uint32_t offset, T value) {
-    std::byte data[sizeof(T)];
-    store_le(data, value);
-    pci.ecam().write(1U << 15U | offset, data);
-  }
-  template <typename T>
-  T read(uint64_t offset) {
-    std::byte data[sizeof(T)];
-    mmio.read(bar + offset, data);
-    return load_le<T>(data);
-  }
-  template <typename T>
-  void write(uint64_t offset, T value) {
-    std::byte data[sizeof(T)];
-    store_le(data, value);
-    mmio.write(bar + offset, data);
-  }
-
-  uint8_t status() { return read<uint8_t>(common + 0x14); }
-  void set_status(uint8_t value) { write<uint8_t>(common + 0x14, value); }
-  void set_features(uint64_t features) {
-    for (uint32_t half = 0; half < 2; ++half) {
-      write<uint32_t>(common + 0x08, half);
-      write<uint32_t>(common + 0x0c, static_cast<uint32_t>(features >> (32 * half)));
-    }
-  }
-  void negotiate(uint64_t features = kVirtioFVersion1) {
-    set_status(kVirtioAcknowledge);
-    set_status(kReady);
-    set_features(features);
-    set_status(kReady | kVirtioFeaturesOk);
-  }
-  void select(uint16_t queue) { write<uint16_t>(common + 0x16, queue); }
   void set_queue(uint16_t queue, uint16_t size, uint64_t at) {
-    select(queue);
-    write<uint16_t>(common + 0x18, size);
-    for (uint32_t ring = 0; ring < 3; ++ring) {
-      write<uint32_t>(common + 0x20 + 8 * ring, static_cast<uint32_t>(at + 0x1000 * ring));
-      write<uint32_t>(common + 0x24 + 8 * ring, static_cast<uint32_t>((at + 0x1000 * ring) >> 32U));
-    }
-    write<uint16_t>(common + 0x1c, 1);
+    PciDriver::set_queue(
+        queue,
+        {.size = size, .descriptors = at, .driver_ring = at + 0x1000, .device_ring = at + 0x2000});
   }
-  void go() { set_status(kReady | kVirtioFeaturesOk | kVirtioDriverOk); }
   // The whole of it: both queues, a vector for each, MSI-X on.
   void start() {
     negotiate();
-    set_config<uint16_t>(msix + 2, kMsixEnable);
-    for (uint32_t vector = 0; vector < 3; ++vector) {
-      write<uint32_t>(0x4000 + 16 * vector, 0xfee00000);
-      write<uint32_t>(0x4008 + 16 * vector, 0x40 + vector);
-      write<uint32_t>(0x400c + 16 * vector, 0);
-    }
+    set_vectors(3);
     write<uint16_t>(common + 0x10, 0);
     for (uint16_t queue = 0; queue < 2; ++queue) {
       set_queue(queue, 64, 0x10000U + 0x10000U * queue);
