@@ -15,7 +15,7 @@ using namespace plumb;
 
 constexpr uint64_t kRam = 2U << 20U;
 constexpr uint32_t kBarBytes = 0x8000;
-constexpr int kMaxSteps = 80;
+constexpr int kMaxSteps = 40;
 constexpr uint16_t kQueues = InlineBlk::kSizes.size();
 constexpr uint16_t kVectors = kQueues + 1;
 // Of each queue: its rings, then its requests' memory.
