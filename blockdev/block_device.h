@@ -7,15 +7,20 @@
 
 #include <sys/uio.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/check.h"
+#include "base/result.h"
 
 namespace plumb {
 
 class Disk;
 
 enum class BlockOp : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+inline constexpr size_t kBlockOps = 5;
+// "read", "write", "flush", "discard", "write-zeroes".
+const char* name_of(BlockOp op);
 
 // Fixed facts of a device, asked before use. Sizes in bytes. A user that stays within them
 // meets no "not supported" at run time.
@@ -33,7 +38,8 @@ struct BlockInfo {
 };
 
 // One request. The submitter owns it, and it must not move or die between submit() and done();
-// the destructor checks that. `iov` memory stays valid as long.
+// the destructor checks that. `iov` memory stays valid as long. After an error, offset, length and
+// iov say what may not have been done: submitted again as it is, the request goes on.
 struct BlockRequest {
   using Done = void (*)(BlockRequest&);
 
@@ -53,9 +59,13 @@ struct BlockRequest {
   BlockRequest& operator=(const BlockRequest&) = delete;
   ~BlockRequest() { ENSURE(!in_flight); }
 
-  bool in_flight = false;          // kept by Disk
-  Disk* disk = nullptr;            // kept by Disk
-  Done front_done = nullptr;       // kept by Disk: the submitter's done, while it is in flight
+  // Kept by Disk.
+  bool in_flight = false;
+  Disk* disk = nullptr;
+  Done front_done = nullptr;  // the submitter's done, while it is in flight
+  int64_t submitted_ns = 0;
+  uint64_t submitted_bytes = 0;
+
   BlockRequest* next = nullptr;    // for whichever list holds it now
   BlockRequest* parent = nullptr;  // for a filter that sends a request of its own
 };
@@ -64,8 +74,14 @@ class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
 
-  // Fixed while the device is open, but for size_bytes after a resize. Any thread.
+  // Fixed while the device is open, but for size_bytes, which reread_size() changes. Any thread;
+  // size_bytes only on the device's I/O thread.
   virtual const BlockInfo& info() const = 0;
+
+  // Looks again how large the medium is, and sets info().size_bytes when it has grown. Errors: it
+  // has shrunk, or its size is no multiple of its blocks; then the size stays what it was. Only on
+  // the device's I/O thread.
+  virtual Result<> reread_size() { return {}; }
 
   // Takes `request`, which keeps to info(); its done() follows once, later, from the I/O
   // thread's loop. Only on the device's I/O thread.

@@ -22,6 +22,10 @@ class BlockRequestList {
     return request;
   }
 
+  void push_all(BlockRequestList& other) {
+    while (BlockRequest* request = other.pop()) push(*request);
+  }
+
   // False when `request` is not in the list. Walks it.
   bool remove(BlockRequest& request) {
     BlockRequest* before = nullptr;

@@ -1,7 +1,7 @@
 // Disk: the whole stack of block devices as a front end (virtio-blk, NBD, backup) sees it.
 //
-// It checks the contract of every request, counts what is in flight, and can hold: drain and
-// park, the one primitive that snapshot, resize, detach and error-stop use.
+// It checks the contract of every request, makes writes durable, keeps to rate limits, counts, and
+// can hold: drain and park, the one primitive that snapshot, resize, detach and error-stop use.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,10 @@
 #include "base/result.h"
 #include "blockdev/block_device.h"
 #include "blockdev/block_request_list.h"
+#include "blockdev/disk_stats.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/io_thread.h"
+#include "blockdev/rate_limit.h"
 
 namespace plumb {
 
@@ -23,13 +25,32 @@ enum class CacheMode : uint8_t {
   kWriteback,     // a completed write may be lost until a flush completes; must be asked for
 };
 
+enum class ErrorPolicy : uint8_t {
+  kReport,  // the front end gets the error
+  kPause,   // the request is kept, the disk stops, and retry() goes on with it
+};
+
+// A request that failed at the device.
+struct DiskError {
+  BlockOp op = BlockOp::kRead;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  int error = 0;          // errno
+  bool stopped = false;   // the disk stopped and waits for retry()
+  uint64_t unspoken = 0;  // errors since the last one told of; one a second is
+};
+
 class Disk {
  public:
   struct Config {
     std::string id;      // unique in a VM: "root", "data"
     std::string serial;  // at most 20 bytes; what the guest sees; "" takes the id
     CacheMode cache = CacheMode::kWritethrough;
+    ErrorPolicy on_error = ErrorPolicy::kReport;
+    RateLimitConfig limit;
+    std::function<void(const DiskError&)> failed;  // on thread()
   };
+  using Drained = std::move_only_function<void(Result<>)>;
 
   // `thread` outlives the disk. The device works on that thread.
   Disk(Config config, std::unique_ptr<BlockDevice> device, IoThread& thread);
@@ -39,45 +60,81 @@ class Disk {
   const Config& config() const { return config_; }
   const BlockInfo& info() const { return device_->info(); }
   IoThread& thread() { return thread_; }
+  const DiskStats& stats() const { return stats_; }
+
+  // --- Only on thread() ---
 
   // As BlockDevice::submit, with the contract checked: a request outside info() ends with EINVAL
   // (range, alignment, unknown limits) or EROFS through its done(), never an abort. In
-  // writethrough mode every write, discard and write-zeroes is made durable. While held, requests
-  // wait. Only on thread().
+  // writethrough mode every write, discard and write-zeroes is made durable. While held, stopped or
+  // over a rate limit, requests wait.
   void submit(BlockRequest& request);
 
-  // Requests that reached the device and have not come back. Only on thread().
+  // Requests that reached the device and have not come back.
   uint32_t in_flight() const { return in_flight_; }
 
-  // Stops new requests from reaching the device, and calls `drained` later on thread(), once
-  // nothing is in flight. release() lets parked and later requests pass; when it ends the last
-  // hold, `drained` calls that are still due are dropped. Holds nest. Only on thread().
-  void hold(std::move_only_function<void()> drained);
+  // Stops new requests from reaching the device, and calls `drained` later, once nothing is in
+  // flight; or, when that is not so at `deadline_ns` (of thread().turn_ns(); kForever: none), with
+  // an error, and then this hold has ended. release() ends a hold; with the last one parked and
+  // later requests pass, and `drained` calls that are still due are dropped. Holds nest.
+  void hold(int64_t deadline_ns, Drained drained);
   void release();
 
-  // Takes back a submitted request that is parked by a hold: true, and its done() is not called
-  // any more. False when it has reached the device. Only on thread().
+  // Whether an error stopped the disk (ErrorPolicy::kPause).
+  bool stopped() const { return stopped_; }
+  // Sends what an error left undone, and lets the rest pass. Harmless when not stopped.
+  void retry();
+
+  // Takes back a submitted request that waits here: true, and its done() is not called any more.
+  // False when it is at the device.
   bool withdraw(BlockRequest& request);
 
+  // Looks again how large the device is (BlockDevice::reread_size), and tells the front end.
+  Result<> reread_size();
+  // Called when info().size_bytes has changed; one front end.
+  void on_resize(std::function<void()> resized) { resized_ = std::move(resized); }
+
  private:
+  struct Hold {
+    int64_t deadline_ns = 0;
+    Drained drained;
+  };
+
   static void finished(BlockRequest& request);
   static void run_later(IoOp& op);
   int contract_error(const BlockRequest& request) const;
   int transfer_error(const BlockRequest& request) const;
+  bool may_pass();
   void send(BlockRequest& request);
+  void send_parked();
+  bool stops_for(const BlockRequest& request) const;
+  void note_error(const BlockRequest& request, bool stop);
+  void keep(BlockRequest& request);
   void call_later();
+  void set_hold_timer();
+  void end_late_holds();
   void give_back(BlockRequest& request);
 
   Config config_;
   std::unique_ptr<BlockDevice> device_;
   IoThread& thread_;
+  RateLimit limit_;
+  DiskStats stats_;
+  std::function<void()> resized_;
+
   uint32_t in_flight_ = 0;
   uint32_t holds_ = 0;
-  BlockRequestList parked_;   // wait for the end of the holds
-  BlockRequestList refused_;  // broke the contract; done() is due in the next turn
-  std::vector<std::move_only_function<void()>> drained_;  // due once nothing is in flight
-  IoOp later_;                                            // runs run_later()
+  bool stopped_ = false;
+  BlockRequestList kept_;            // failed; sent again by retry()
+  BlockRequestList parked_;          // wait for the end of the holds, or for the limit
+  BlockRequestList refused_;         // broke the contract; done() is due in the next turn
+  std::vector<Hold> waiting_holds_;  // due once nothing is in flight
+  IoTimer hold_timer_;               // the first deadline of waiting_holds_
+  IoTimer limit_timer_;              // sends what is parked
+  IoOp later_;                       // runs run_later()
   bool later_asked_ = false;
+  int64_t last_told_ns_ = INT64_MIN;  // of errors
+  uint64_t unspoken_ = 0;
 };
 
 }  // namespace plumb

@@ -137,7 +137,7 @@ TEST_CASE("a hold waits for what is in flight and parks what comes") {
   fixture.prepare_write(second);
   client.submit(first);
   std::binary_semaphore drained(0);
-  fixture.thread->run([&] { disk.hold([&] { drained.release(); }); });
+  fixture.thread->run([&] { disk.hold(kForever, [&](Result<>) { drained.release(); }); });
   client.submit(second);
   fixture.thread->run([] {});
   CHECK(!drained.try_acquire());
@@ -159,8 +159,8 @@ TEST_CASE("holds nest, and requests pass in order when the last one ends") {
   Disk disk = fixture.slow();
   BlockClient<Disk> client(disk, *fixture.thread);
   std::counting_semaphore<> drained(0);
-  fixture.thread->run([&] { disk.hold([&] { drained.release(); }); });
-  fixture.thread->run([&] { disk.hold([&] { drained.release(); }); });
+  fixture.thread->run([&] { disk.hold(kForever, [&](Result<>) { drained.release(); }); });
+  fixture.thread->run([&] { disk.hold(kForever, [&](Result<>) { drained.release(); }); });
   drained.acquire();
   drained.acquire();
   TestRequest requests[3];
@@ -186,7 +186,7 @@ TEST_CASE("a hold that is given up early never tells that the disk drained") {
   fixture.prepare_write(request);
   client.submit(request);
   bool drained = false;
-  fixture.thread->run([&] { disk.hold([&] { drained = true; }); });
+  fixture.thread->run([&] { disk.hold(kForever, [&](Result<>) { drained = true; }); });
   fixture.thread->run([&] { disk.release(); });
   fixture.let_go(0);
   fixture.thread->run([] {});
@@ -202,7 +202,7 @@ TEST_CASE("a parked request can be withdrawn, one that reached the device cannot
   TestRequest parked[3];
   fixture.prepare_write(sent);
   client.submit(sent);
-  fixture.thread->run([&] { disk.hold([] {}); });
+  fixture.thread->run([&] { disk.hold(kForever, [](Result<>) {}); });
   for (TestRequest& request : parked) {
     fixture.prepare_write(request);
     client.submit(request);
@@ -232,6 +232,172 @@ TEST_CASE("an error of the device reaches the front end as it is") {
   fixture.let_go(0, ENOSPC);
   CHECK(request.error == ENOSPC);
   CHECK(disk.config().serial == "data");
+}
+
+TEST_CASE(
+    "a hold that is not reached by its deadline ends with an error, and requests pass again") {
+  Fixture fixture;
+  Disk disk = fixture.slow();
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest first;
+  TestRequest second;
+  fixture.prepare_write(first);
+  fixture.prepare_write(second);
+  client.submit(first);
+  std::binary_semaphore ended(0);
+  Result<> result;
+  fixture.thread->run([&] {
+    disk.hold(fixture.thread->turn_ns() + 1'000'000, [&](Result<> drained) {
+      result = std::move(drained);
+      ended.release();
+    });
+    disk.submit(second);
+    ENSURE(fixture.reached.size() == 1);
+  });
+  ended.acquire();
+  REQUIRE(!result.ok());
+  CHECK(result.error().message ==
+        "disk data cannot be held in the time given: its device still has 1 of its requests; look "
+        "for slow storage in the host's log");
+  fixture.thread->run([] {});
+  CHECK(fixture.reached.size() == 2);
+  fixture.let_go(0);
+  fixture.let_go(1);
+  CHECK(second.calls == 1);
+}
+
+TEST_CASE(
+    "with the policy pause an error keeps the request, and retry sends it before later ones") {
+  Fixture fixture;
+  std::vector<DiskError> errors;
+  Disk disk({.id = "data",
+             .on_error = ErrorPolicy::kPause,
+             .failed = [&](const DiskError& error) { errors.push_back(error); }},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest requests[4];
+  for (TestRequest& request : requests) fixture.prepare_write(request);
+  for (size_t i = 0; i < 3; ++i) client.submit(requests[i]);
+  fixture.let_go(1, ENOSPC);
+  fixture.let_go(0, ENOLINK);
+  fixture.let_go(2);
+  client.submit(requests[3]);
+  CHECK(requests[0].calls == 0);
+  CHECK(requests[1].calls == 0);
+  CHECK(requests[2].calls == 1);
+  CHECK(fixture.reached.size() == 3);
+  fixture.thread->run([&] { ENSURE(disk.stopped() && disk.in_flight() == 0); });
+  REQUIRE(errors.size() == 1);
+  CHECK(errors[0].error == ENOSPC);
+  CHECK(errors[0].stopped);
+  CHECK(disk.stats().stops == 1);
+  CHECK(disk.stats().of(BlockOp::kWrite).errors == 2);
+
+  fixture.thread->run([&] { disk.retry(); });
+  REQUIRE(fixture.reached.size() == 6);
+  CHECK(fixture.reached[3] == &requests[1]);
+  CHECK(fixture.reached[4] == &requests[0]);
+  CHECK(fixture.reached[5] == &requests[3]);
+  for (size_t i = 3; i < 6; ++i) fixture.let_go(i);
+  for (const TestRequest& request : requests) {
+    CHECK(request.calls == 1);
+    CHECK(request.error == 0);
+  }
+  CHECK(disk.stats().of(BlockOp::kWrite).requests == 4);
+}
+
+TEST_CASE("a request kept by an error can be withdrawn") {
+  Fixture fixture;
+  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest request;
+  fixture.prepare_write(request);
+  client.submit(request);
+  fixture.let_go(0, EIO);
+  fixture.thread->run([&] { ENSURE(disk.withdraw(request)); });
+  fixture.thread->run([&] { disk.retry(); });
+  CHECK(request.calls == 0);
+  CHECK(fixture.reached.size() == 1);
+}
+
+TEST_CASE(
+    "with the policy pause a failed flush and a reservation conflict are reported all the same") {
+  Fixture fixture;
+  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest flush;
+  flush.op = BlockOp::kFlush;
+  client.submit(flush);
+  fixture.let_go(0, EIO);
+  CHECK(flush.error == EIO);
+  TestRequest write;
+  fixture.prepare_write(write);
+  client.submit(write);
+  fixture.let_go(1, EBADE);
+  CHECK(write.error == EBADE);
+}
+
+TEST_CASE("errors are told of once a second, with the number of those between") {
+  Fixture fixture;
+  std::vector<DiskError> errors;
+  Disk disk({.id = "data", .failed = [&](const DiskError& error) { errors.push_back(error); }},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  for (size_t i = 0; i < 50; ++i) {
+    TestRequest request;
+    fixture.prepare_write(request);
+    client.submit(request);
+    fixture.let_go(i, EIO);
+  }
+  // However slow the test is, what was told and what was not add up.
+  uint64_t known = errors.size();
+  for (const DiskError& error : errors) known += error.unspoken;
+  CHECK(errors.front().unspoken == 0);
+  CHECK(known <= 50);
+  CHECK(disk.stats().of(BlockOp::kWrite).errors == 50);
+}
+
+TEST_CASE("a disk over its limit lets requests pass later, in order") {
+  Fixture fixture;
+  Disk disk({.id = "data", .limit = {.requests_per_second = 1000, .burst_seconds = 0.002}},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  TestRequest requests[6];
+  fixture.thread->run([&] {
+    for (TestRequest& request : requests) {
+      fixture.prepare_write(request);
+      disk.submit(request);
+    }
+    // The burst, and one that is paid later.
+    ENSURE(fixture.reached.size() == 3);
+  });
+  size_t reached = 0;
+  while (reached < 6) fixture.thread->run([&] { reached = fixture.reached.size(); });
+  for (size_t i = 0; i < 6; ++i) CHECK(fixture.reached[i] == &requests[i]);
+  for (size_t i = 0; i < 6; ++i) fixture.let_go(i);
+}
+
+TEST_CASE("what a disk did is counted by kind, with the time it took") {
+  Fixture fixture;
+  Disk disk({.id = "data"}, std::make_unique<MemDevice>(small_info(), *fixture.thread),
+            *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  const AlignedBuffer block(4096);
+  for (int i = 0; i < 3; ++i) REQUIRE(client.write(0, block) == 0);
+  REQUIRE(client.read(0, block) == 0);
+  REQUIRE(client.flush() == 0);
+  CHECK(client.read(kSize, block) == EINVAL);
+  const DiskOpStats& writes = disk.stats().of(BlockOp::kWrite);
+  CHECK(writes.requests == 3);
+  CHECK(writes.bytes == 3 * 4096);
+  uint64_t counted = 0;
+  for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i) counted += writes.latency.count(i);
+  CHECK(counted == 3);
+  CHECK(disk.stats().of(BlockOp::kRead).requests == 2);
+  CHECK(disk.stats().of(BlockOp::kRead).bytes == 4096);
+  CHECK(disk.stats().of(BlockOp::kFlush).requests == 1);
+  CHECK(disk.stats().in_flight == 0);
 }
 
 }  // namespace plumb

@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "blockdev/file_facts.h"
 #include "blockdev/limits.h"
 
 namespace plumb {
@@ -60,6 +59,7 @@ struct FileDevice::Slot {
   Step step = Step::kTransfer;
   uint64_t done_bytes = 0;  // of the request
   uint32_t retries = 0;     // in a row, without progress
+  uint64_t cached = 0;      // FileDevice::cached_ when the flush was sent
   iovec own_iov{};          // of a bounced or zero piece
   std::unique_ptr<std::byte, Free> bounce;
   Slot* next_free = nullptr;
@@ -80,15 +80,14 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open(Config config, IoThread& th
                                                .label = config.label,
                                                .read_only = config.read_only,
                                                .discard = config.discard}));
-  return std::unique_ptr<FileDevice>(
-      new FileDevice(std::move(config), facts.info, facts.block_device, thread));
+  return std::make_unique<FileDevice>(std::move(config), facts, thread);
 }
 
-FileDevice::FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread)
+FileDevice::FileDevice(Config config, const FileFacts& facts, IoThread& thread)
     : fd_(std::move(config.fd)),
       label_(std::move(config.label)),
-      info_(info),
-      block_device_(block_device),
+      info_(facts.info),
+      block_device_(facts.block_device),
       thread_(thread),
       slots_(kFileDeviceOps) {
   for (Slot& slot : slots_) {
@@ -224,6 +223,7 @@ void FileDevice::send_zero_piece(Slot& slot) {
 void FileDevice::start_sync(Slot& slot) {
   slot.step = Step::kSync;
   slot.io.kind = IoOpKind::kSync;
+  slot.cached = cached_;
   send(slot);
 }
 
@@ -323,17 +323,31 @@ void FileDevice::range_ended(Slot& slot) {
   finish(slot, error);
 }
 
+// Not even a later flush that succeeds brings back what a failed one may have lost (the kernel
+// drops the error once it was told, and a device its cache). Without anything at stake it is an
+// error like others.
 void FileDevice::synced(Slot& slot) {
-  if (slot.io.result < 0 && failed_flush_ == 0) {
-    failed_flush_ = static_cast<int>(-slot.io.result);
+  const int error = slot.io.result < 0 ? static_cast<int>(-slot.io.result) : 0;
+  if (error == 0) {
+    flushed_ = std::max(flushed_, slot.cached);
+  } else if (failed_flush_ == 0 && slot.cached > flushed_) {
+    failed_flush_ = error;
     log::error("{}: a flush failed, and every flush will fail until the disk is opened again: {}",
-               label_, std::strerror(failed_flush_));
+               label_, std::strerror(error));
   }
-  finish(slot, failed_flush_);
+  finish(slot, failed_flush_ != 0 ? failed_flush_ : error);
 }
 
 void FileDevice::finish(Slot& slot, int error) {
   BlockRequest& request = *slot.request;
+  if (error == 0) {
+    const bool changed = request.op != BlockOp::kRead && request.op != BlockOp::kFlush;
+    if (changed && !request.durable) ++cached_;
+  } else {
+    // What was moved is not moved again when the request is sent again.
+    request.offset += slot.done_bytes;
+    request.length -= slot.done_bytes;
+  }
   slot.bounce.reset();
   slot.request = nullptr;
   slot.next_free = std::exchange(free_, &slot);
@@ -343,6 +357,20 @@ void FileDevice::finish(Slot& slot, int error) {
   }
   request.error = error;
   request.done(request);
+}
+
+Result<> FileDevice::reread_size() {
+  const uint64_t size_bytes = TRY(file_size_bytes(fd_.get(), label_));
+  if (size_bytes < info_.size_bytes) {
+    return failed("{} has shrunk from {} to {} bytes; what was behind its end is lost", label_,
+                  info_.size_bytes, size_bytes);
+  }
+  if (size_bytes % info_.logical_block_size != 0) {
+    return failed("{} has {} bytes now, which is not a multiple of its block size {}", label_,
+                  size_bytes, info_.logical_block_size);
+  }
+  info_.size_bytes = size_bytes;
+  return {};
 }
 
 }  // namespace plumb

@@ -3,8 +3,8 @@
 // A durable write is one operation with RWF_DSYNC and nothing more; a durable discard or
 // write-zeroes is followed by a flush, because the kernel gives those no such flag. Short
 // transfers go on where they ended, EINTR and EAGAIN are tried again, and buffers that O_DIRECT
-// does not take (EINVAL) are bounced. A flush that failed once fails for ever: what it should have
-// written may be gone.
+// does not take (EINVAL) are bounced. A flush that failed with writes at stake fails for ever: what
+// it should have written may be gone.
 #pragma once
 
 #include <memory>
@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "blockdev/block_device.h"
 #include "blockdev/block_request_list.h"
+#include "blockdev/file_facts.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/io_thread.h"
 
@@ -32,10 +33,13 @@ class FileDevice final : public BlockDevice {
   // Errors: what find_file_facts() refuses, no direct I/O, a read-only descriptor without
   // `read_only`. `thread` outlives the device. Not on `thread`'s data path: it may block.
   static Result<std::unique_ptr<FileDevice>> open(Config config, IoThread& thread);
+  // The same over facts that the caller knows: for an engine that simulates a file.
+  FileDevice(Config config, const FileFacts& facts, IoThread& thread);
   // Nothing may be in flight.
   ~FileDevice() override;
 
   const BlockInfo& info() const override { return info_; }
+  Result<> reread_size() override;
   void submit(BlockRequest& request) override;
 
  private:
@@ -52,7 +56,6 @@ class FileDevice final : public BlockDevice {
     void operator()(std::byte* memory) const;
   };
 
-  FileDevice(Config config, const BlockInfo& info, bool block_device, IoThread& thread);
   static void completed(IoOp& op);
   void start(Slot& slot, BlockRequest& request);
   void start_transfer(Slot& slot);
@@ -81,9 +84,11 @@ class FileDevice final : public BlockDevice {
   Slot* free_ = nullptr;
   BlockRequestList waiting_;  // no slot free
 
-  bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
-  bool zero_range_ = true;                   // the file system can zero a range
-  int failed_flush_ = 0;                     // errno of the first flush that failed
+  bool unmap_zeroes_ = true;  // the kernel can zero by unmapping
+  bool zero_range_ = true;    // the file system can zero a range
+  uint64_t cached_ = 0;       // changes that completed without being durable
+  uint64_t flushed_ = 0;      // of them, the ones that a flush has reached
+  int failed_flush_ = 0;      // errno of the first flush that failed with some at stake
   std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cerrno>
@@ -110,13 +111,78 @@ TEST_CASE("errors of the medium are passed on, each as itself") {
 TEST_CASE("a failed flush stays failed") {
   for (const EngineKind kind : kBothEngines) {
     Fixture fixture(kind);
-    REQUIRE(fixture.client->flush() == 0);
+    REQUIRE(fixture.client->write(0, fixture.buffer) == 0);
     fixture.log.inject({IoOpKind::kSync, -EIO});
     CHECK(fixture.client->flush() == EIO);
     // The kernel reports it once; we do not forget.
     CHECK(fixture.client->flush() == EIO);
     CHECK(fixture.client->range(BlockOp::kDiscard, 0, 4096, true) == EIO);
     CHECK(fixture.client->write(0, fixture.buffer, true) == 0);
+  }
+}
+
+TEST_CASE("a flush that fails with nothing at stake is an error like others") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    REQUIRE(fixture.client->write(0, fixture.buffer) == 0);
+    REQUIRE(fixture.client->flush() == 0);
+    REQUIRE(fixture.client->write(0, fixture.buffer, true) == 0);
+    fixture.log.inject({IoOpKind::kSync, -EIO});
+    CHECK(fixture.client->range(BlockOp::kDiscard, 0, 4096, true) == EIO);
+    CHECK(fixture.client->flush() == 0);
+    CHECK(fixture.client->range(BlockOp::kDiscard, 0, 4096, true) == 0);
+  }
+}
+
+TEST_CASE("a request that failed half-way goes on there when it is sent again") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    AlignedBuffer out(16384);
+    out.fill_pattern(9);
+    TestRequest request;
+    request.op = BlockOp::kWrite;
+    request.set_parts({out.part(0, 4096), out.part(4096, 12288)});
+    fixture.log.inject({IoOpKind::kWrite, 5120, true});
+    fixture.log.inject({IoOpKind::kWrite, -ENOSPC});
+    REQUIRE(fixture.client->finish(request) == ENOSPC);
+    CHECK(request.offset == 5120);
+    CHECK(request.length == 16384 - 5120);
+    TestRequest again;
+    again.op = BlockOp::kWrite;
+    again.offset = request.offset;
+    again.set_parts({request.iov, request.iov + request.iov_count});
+    CHECK(again.length == request.length);
+    REQUIRE(fixture.client->finish(again) == 0);
+    AlignedBuffer in(16384);
+    REQUIRE(fixture.client->read(0, in) == 0);
+    CHECK(in == out);
+  }
+}
+
+TEST_CASE("a file that grew is used to its new end; one that shrank keeps its size, with errors") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    const auto reread = [&] {
+      Result<> result;
+      fixture.thread->run([&] { result = fixture.device->reread_size(); });
+      return result;
+    };
+    const uint64_t size = 8U << 20U;
+    REQUIRE(reread().ok());
+    REQUIRE(::truncate(fixture.image.path().c_str(), 2 * size) == 0);
+    REQUIRE(reread().ok());
+    CHECK(fixture.device->info().size_bytes == 2 * size);
+    CHECK(fixture.client->write(2 * size - 4096, fixture.buffer, true) == 0);
+
+    REQUIRE(::truncate(fixture.image.path().c_str(), 2 * size + 100) == 0);
+    CHECK(reread().error().message.find("which is not a multiple of its block size 512") !=
+          std::string::npos);
+    REQUIRE(::truncate(fixture.image.path().c_str(), size) == 0);
+    CHECK(reread().error().message.find("has shrunk from 16777216 to 8388608 bytes") !=
+          std::string::npos);
+    CHECK(fixture.device->info().size_bytes == 2 * size);
+    CHECK(fixture.client->read(size, fixture.buffer) == EIO);
+    CHECK(fixture.client->read(0, fixture.buffer) == 0);
   }
 }
 

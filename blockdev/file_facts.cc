@@ -36,9 +36,9 @@ std::string queue_folder(const FileFactsQuery& query, dev_t device) {
 Result<> read_device(const FileFactsQuery& query, const struct stat& status, BlockInfo& info) {
   int logical = 0;
   unsigned physical = 0;
-  if (::ioctl(query.fd, BLKGETSIZE64, &info.size_bytes) != 0 ||
-      ::ioctl(query.fd, BLKSSZGET, &logical) != 0) {
-    return os_error(errno, "block device {} does not tell its size", query.label);
+  info.size_bytes = TRY(file_size_bytes(query.fd, query.label));
+  if (::ioctl(query.fd, BLKSSZGET, &logical) != 0) {
+    return os_error(errno, "block device {} does not tell its block size", query.label);
   }
   if (::ioctl(query.fd, BLKPBSZGET, &physical) != 0) physical = static_cast<unsigned>(logical);
   const std::string queue = queue_folder(query, status.st_rdev);
@@ -101,6 +101,17 @@ Result<> check(const FileFactsQuery& query, const BlockInfo& info) {
 }
 
 }  // namespace
+
+Result<uint64_t> file_size_bytes(int fd, const std::string& label) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return os_error(errno, "{} cannot be examined", label);
+  if (!S_ISBLK(status.st_mode)) return static_cast<uint64_t>(status.st_size);
+  uint64_t size_bytes = 0;
+  if (::ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) {
+    return os_error(errno, "block device {} does not tell its size", label);
+  }
+  return size_bytes;
+}
 
 Result<FileFacts> find_file_facts(const FileFactsQuery& query) {
   struct stat status {};

@@ -26,4 +26,7 @@ struct FileFactsQuery {
 // block size, block sizes that are not supported.
 Result<FileFacts> find_file_facts(const FileFactsQuery& query);
 
+// The size of an open file or block device as it is now; `label` names it in errors.
+Result<uint64_t> file_size_bytes(int fd, const std::string& label);
+
 }  // namespace plumb

@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -92,6 +93,14 @@ class IoEngine {
   // No operation on it may be in flight.
   virtual void remove_file(IoFile file) = 0;
 
+  // Makes memory known that most operations will use, such as a guest's: the kernel pins it, and
+  // each operation with one buffer inside is cheaper. One memory at a time, of `regions` that stay
+  // until remove_memory(). Errors: the engine cannot, or RLIMIT_MEMLOCK is too low; then nothing
+  // has changed.
+  virtual Result<> add_memory(std::span<const iovec> regions) = 0;
+  // No operation may be in flight. Harmless without a memory.
+  virtual void remove_memory() = 0;
+
   // Takes `op`; it comes back once by a later wait(). Without room in the kernel it waits here,
   // in order: there is no "full".
   virtual void submit(IoOp& op) = 0;
@@ -106,10 +115,23 @@ class IoEngine {
   // The token is not reported any more, also not for what already happened.
   virtual void unwatch(uint32_t token) = 0;
 
-  // Submits what was taken, and with `block` waits until something completes or is ready. Appends
-  // to `events`. An error of the kernel interface itself is a bug or a host out of resources:
-  // it ends the process with a message.
-  virtual void wait(bool block, IoEvents& events) = 0;
+  // Submits what was taken, and waits until something completes or is ready, at the latest until
+  // `until_ns` on the clock of now_ns(): kNoWait does not wait, kForever has no end. Appends to
+  // `events`. An error of the kernel interface itself is a bug or a host out of resources: it ends
+  // the process with a message.
+  virtual void wait(int64_t until_ns, IoEvents& events) = 0;
+
+  // Whether wait() would bring something, as far as that can be seen without a system call.
+  virtual bool ready() const = 0;
+
+  // Nanoseconds of a clock that only goes forwards.
+  virtual int64_t now_ns() const = 0;
 };
+
+inline constexpr int64_t kNoWait = 0;
+inline constexpr int64_t kForever = INT64_MAX;
+
+// CLOCK_MONOTONIC: now_ns() of an engine on the real clock.
+int64_t monotonic_ns();
 
 }  // namespace plumb

@@ -1,10 +1,8 @@
 // IoThread: one thread, one ring, one loop; all I/O of a disk (or of a group of devices)
 // happens on it, so nothing on the data path needs a lock.
 //
-// One turn of the loop: wait for events and completions in one system call (which also submits
-// what the last turn queued) → run posted tasks → run fd handlers → run completions → run
-// batch-end calls. Completions are collected first and run afterwards: never inside submit(), and
-// no loop nests.
+// io_loop.h tells what a turn of the loop does. Completions are collected first and run afterwards:
+// never inside submit(), and no loop nests.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -19,6 +18,7 @@
 namespace plumb {
 
 class IoEngine;
+class IoLoop;
 struct IoOp;
 
 enum class EngineKind : uint8_t {
@@ -38,8 +38,32 @@ class BatchEnd {
   virtual void batch_end() = 0;
 
  private:
-  friend class IoThread;
+  friend class IoLoop;
   bool asked_ = false;
+};
+
+// Something whose work appears in memory that it shares with a guest.
+class Poller {
+ public:
+  virtual ~Poller() = default;
+  // Takes what is there; returns whether there was anything.
+  virtual bool poll() = 0;
+  // The loop is about to sleep: takes what is there, and has the guest signal what comes next.
+  virtual void ask_for_wakeup() = 0;
+};
+
+// One call at a time on the clock of IoEngine::now_ns(). Must not be set when it dies.
+struct IoTimer {
+  void (*expired)(IoTimer&) = nullptr;
+  void* owner = nullptr;  // the user's own
+
+  bool set() const { return at_ns_ != kNotSet; }
+
+ private:
+  friend class IoLoop;
+  static constexpr int64_t kNotSet = -1;
+  int64_t at_ns_ = kNotSet;
+  IoTimer* next_ = nullptr;
 };
 
 class IoThread {
@@ -48,13 +72,23 @@ class IoThread {
     std::string name;  // of the thread, at most 15 characters: "io-data"
     EngineKind engine = EngineKind::kAuto;
     std::vector<int> cpus;  // where it may run; empty: anywhere
+    // How long, at most, a turn looks for work of its pollers before it sleeps, when it has just
+    // completed something; adapts itself below. 0: never.
+    int64_t poll_max_ns = 0;
     // For tests: puts a layer between the devices and the engine. Called on the new thread.
     std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> decorate;
   };
   using Task = std::move_only_function<void()>;
 
-  // Starts the thread. Errors: the engine asked for does not work here (with its reason).
+  // Starts the thread. Errors: the engine asked for does not work here (with its reason), or the
+  // CPUs are not there.
   static Result<std::unique_ptr<IoThread>> start(Config config);
+  // No thread of its own: the caller is the I/O thread, and turns the loop. For simulations.
+  static std::unique_ptr<IoThread> on_caller(std::unique_ptr<IoEngine> engine);
+  // One turn of a loop on the caller's thread: returns when something was done, at the latest at
+  // `until_ns` on the engine's clock.
+  void turn(int64_t until_ns);
+
   // Ends the loop and joins. No request may be in flight and nothing watched.
   ~IoThread();
   IoThread(const IoThread&) = delete;
@@ -89,12 +123,27 @@ class IoThread {
   // One batch_end() call at the end of this turn of the loop, however often asked.
   void call_at_batch_end(BatchEnd& listener);
 
+  // Until remove_poller(), the loop polls it and tells it before it sleeps.
+  void add_poller(Poller& poller);
+  void remove_poller(Poller& poller);
+
+  // Calls timer.expired() once, in the first turn that begins at or after `at_ns`; a time set
+  // before is forgotten.
+  void set_timer(IoTimer& timer, int64_t at_ns);
+  void cancel_timer(IoTimer& timer);
+
+  // When the events of this turn were taken, on the engine's clock: one time for all of a turn.
+  int64_t turn_ns() const;
+
   IoEngine& engine();
 
  private:
-  struct State;
-  explicit IoThread(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  explicit IoThread(Config config);
+
+  std::unique_ptr<IoLoop> loop_;
+  std::thread thread_;     // none: the caller turns the loop
+  std::thread::id owner_;  // who turns it
+  bool stop_ = false;
 };
 
 }  // namespace plumb

@@ -4,8 +4,10 @@
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/file.h"
@@ -19,6 +21,14 @@ namespace {
 constexpr uint32_t kCompletionToken = kWatches;  // the eventfd that the kernel signals
 constexpr int kEventsPerCall = 64;
 
+// For epoll_wait(2), rounded up: a timer that is looked at too early would be looked at again.
+int milliseconds_until(int64_t until_ns) {
+  if (until_ns == kNoWait) return 0;
+  if (until_ns == kForever) return -1;
+  const int64_t left_ns = std::max<int64_t>(until_ns - monotonic_ns(), 0);
+  return static_cast<int>(std::min<int64_t>((left_ns + 999'999) / 1'000'000, INT_MAX));
+}
+
 class LibaioEngine final : public IoEngine {
  public:
   explicit LibaioEngine(HelperThread& helper) : helper_(helper) {}
@@ -31,10 +41,17 @@ class LibaioEngine final : public IoEngine {
   const char* name() const override { return "libaio"; }
   IoFile add_file(int fd) override { return {.fd = fd, .slot = -1}; }
   void remove_file(IoFile) override {}
+  Result<> add_memory(std::span<const iovec>) override {
+    return failed("Linux AIO knows no registered memory; use the engine io_uring");
+  }
+  void remove_memory() override {}
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override;
   void unwatch(uint32_t token) override;
-  void wait(bool block, IoEvents& events) override;
+  void wait(int64_t until_ns, IoEvents& events) override;
+  // Of completions only the kernel knows.
+  bool ready() const override { return !failed_.empty(); }
+  int64_t now_ns() const override { return monotonic_ns(); }
 
  private:
   iocb* prepare(IoOp& op);
@@ -172,11 +189,12 @@ void LibaioEngine::reap(IoEvents& events) {
   }
 }
 
-void LibaioEngine::wait(bool block, IoEvents& events) {
+void LibaioEngine::wait(int64_t until_ns, IoEvents& events) {
   submit_batch();
-  const bool sleep = block && failed_.empty();
+  if (!failed_.empty()) until_ns = kNoWait;
   std::array<epoll_event, kEventsPerCall> ready;
-  const int count = ::epoll_wait(epoll_.get(), ready.data(), kEventsPerCall, sleep ? -1 : 0);
+  const int count =
+      ::epoll_wait(epoll_.get(), ready.data(), kEventsPerCall, milliseconds_until(until_ns));
   if (count < 0 && errno != EINTR) {
     log::error("epoll failed: {}", std::strerror(errno));
     ENSURE(count >= 0);

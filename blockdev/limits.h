@@ -11,6 +11,8 @@ inline constexpr unsigned kRingEntries = 256;
 inline constexpr unsigned kRingCompletions = 2048;
 // Files that a ring keeps registered: the disks of one I/O thread.
 inline constexpr unsigned kRingFiles = 64;
+// The largest buffer that a ring registers (io_uring_register(2)): larger memory is several.
+inline constexpr uint64_t kRingBufferBytes = 1ULL << 30U;
 // Linux AIO operations in flight; what comes on top waits in the engine, in order.
 inline constexpr unsigned kAioEvents = 512;
 // File descriptors watched by one I/O thread.

@@ -22,7 +22,7 @@ void MemDevice::run_later(IoOp& op) {
   MemDevice& device = *static_cast<MemDevice*>(op.owner);
   device.later_asked_ = false;
   BlockRequestList requests;
-  while (BlockRequest* request = device.waiting_.pop()) requests.push(*request);
+  requests.push_all(device.waiting_);
   while (BlockRequest* request = requests.pop()) {
     device.perform(*request);
     request->error = 0;

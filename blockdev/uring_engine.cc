@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -39,10 +40,14 @@ class UringEngine final : public IoEngine {
   const char* name() const override { return "io_uring"; }
   IoFile add_file(int fd) override;
   void remove_file(IoFile file) override;
+  Result<> add_memory(std::span<const iovec> regions) override;
+  void remove_memory() override;
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override;
   void unwatch(uint32_t token) override;
-  void wait(bool block, IoEvents& events) override;
+  void wait(int64_t until_ns, IoEvents& events) override;
+  bool ready() const override;
+  int64_t now_ns() const override { return monotonic_ns(); }
 
  private:
   struct Watch {
@@ -58,6 +63,9 @@ class UringEngine final : public IoEngine {
 
   Result<> restrict();
   io_uring_sqe* free_entry();
+  int buffer_of(const iovec& part) const;
+  void prepare_transfer(io_uring_sqe* entry, int fd, const IoOp& op) const;
+  int enter(int64_t until_ns);
   void arm_watches();
   void take_completion(const io_uring_cqe& cqe, IoEvents& events);
   void take_watch_event(const io_uring_cqe& cqe, IoEvents& events);
@@ -68,6 +76,7 @@ class UringEngine final : public IoEngine {
   IoOpList pending_;  // no free entry in the ring
   bool registered_files_ = false;
   std::array<bool, kRingFiles> slot_used_{};
+  std::vector<iovec> buffers_;  // registered; few: a guest has two regions
   std::array<Watch, kWatches> watches_;
   uint32_t watch_end_ = 0;  // all watches in use are below
   bool arm_needed_ = false;
@@ -76,10 +85,12 @@ class UringEngine final : public IoEngine {
 Result<> UringEngine::set_up() {
   // Newest first: deferred task work keeps completions out of the submitting path (6.1), then
   // what 6.0, 5.19 and 5.18 know. All start disabled, to be restricted first (5.10).
+  // The flag tells ready() of work that only a system call brings in (5.19).
+  constexpr unsigned kCooperative = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG;
   constexpr unsigned kAttempts[] = {
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
-      IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN,
+      kCooperative | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+      kCooperative | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
+      kCooperative | IORING_SETUP_COOP_TASKRUN,
       IORING_SETUP_SUBMIT_ALL,
       0,
   };
@@ -91,9 +102,9 @@ Result<> UringEngine::set_up() {
     error = -io_uring_queue_init_params(kRingEntries, &ring_, &params);
     if (error == 0) {
       set_up_ = true;
-      // Without it a burst could lose completions.
-      if ((params.features & IORING_FEAT_NODROP) == 0)
-        return failed("the kernel's io_uring is too old");
+      // Without the first a burst could lose completions, without the second no wait could end.
+      constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;  // 5.11
+      if ((params.features & kNeeded) != kNeeded) return failed("the kernel's io_uring is too old");
       break;
     }
     if (error != EINVAL) break;
@@ -112,11 +123,13 @@ Result<> UringEngine::set_up() {
 // No filter of system calls sees what goes through a ring: so the ring itself takes nothing but
 // what this file puts into it (io_uring_register(2), IORING_REGISTER_RESTRICTIONS).
 Result<> UringEngine::restrict() {
-  constexpr uint8_t kOperations[] = {IORING_OP_READ,     IORING_OP_READV,      IORING_OP_WRITE,
-                                     IORING_OP_WRITEV,   IORING_OP_FSYNC,      IORING_OP_FALLOCATE,
-                                     IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE};
-  constexpr uint8_t kRegistrations[] = {IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES,
-                                        IORING_REGISTER_RING_FDS, IORING_UNREGISTER_RING_FDS,
+  constexpr uint8_t kOperations[] = {
+      IORING_OP_READ,       IORING_OP_READV,       IORING_OP_WRITE, IORING_OP_WRITEV,
+      IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+      IORING_OP_POLL_ADD,   IORING_OP_POLL_REMOVE};
+  constexpr uint8_t kRegistrations[] = {IORING_REGISTER_BUFFERS,      IORING_UNREGISTER_BUFFERS,
+                                        IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES,
+                                        IORING_REGISTER_RING_FDS,     IORING_UNREGISTER_RING_FDS,
                                         IORING_REGISTER_ENABLE_RINGS};
   std::vector<io_uring_restriction> allowed;
   for (const uint8_t operation : kOperations) {
@@ -158,6 +171,59 @@ io_uring_sqe* UringEngine::free_entry() {
   return io_uring_get_sqe(&ring_);
 }
 
+Result<> UringEngine::add_memory(std::span<const iovec> regions) {
+  ENSURE(buffers_.empty());
+  for (const iovec& region : regions) {
+    auto* at = static_cast<std::byte*>(region.iov_base);
+    for (uint64_t left = region.iov_len; left > 0;) {
+      const uint64_t bytes = std::min(left, kRingBufferBytes);
+      buffers_.push_back({.iov_base = at, .iov_len = bytes});
+      at += bytes;
+      left -= bytes;
+    }
+  }
+  const int error =
+      -io_uring_register_buffers(&ring_, buffers_.data(), static_cast<unsigned>(buffers_.size()));
+  if (error == 0) return {};
+  buffers_.clear();
+  if (error == ENOMEM) {
+    return os_error(error, "memory cannot be registered with io_uring, raise RLIMIT_MEMLOCK");
+  }
+  return os_error(error, "memory cannot be registered with io_uring");
+}
+
+void UringEngine::remove_memory() {
+  if (!buffers_.empty()) io_uring_unregister_buffers(&ring_);
+  buffers_.clear();
+}
+
+// The registered buffer that holds all of `part`; -1: none.
+int UringEngine::buffer_of(const iovec& part) const {
+  const auto start = reinterpret_cast<uintptr_t>(part.iov_base);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    const auto offset = start - reinterpret_cast<uintptr_t>(buffers_[i].iov_base);
+    if (offset >= buffers_[i].iov_len) continue;
+    return part.iov_len <= buffers_[i].iov_len - offset ? static_cast<int>(i) : -1;
+  }
+  return -1;
+}
+
+void UringEngine::prepare_transfer(io_uring_sqe* entry, int fd, const IoOp& op) const {
+  const bool write = op.kind == IoOpKind::kWrite;
+  if (op.iov_count == 1) {
+    const auto length = static_cast<unsigned>(op.iov->iov_len);
+    const int buffer = buffer_of(*op.iov);
+    const int opcode = buffer >= 0 ? (write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED)
+                                   : (write ? IORING_OP_WRITE : IORING_OP_READ);
+    io_uring_prep_rw(opcode, entry, fd, op.iov->iov_base, length, op.offset);
+    if (buffer >= 0) entry->buf_index = static_cast<uint16_t>(buffer);
+  } else {
+    io_uring_prep_rw(write ? IORING_OP_WRITEV : IORING_OP_READV, entry, fd, op.iov, op.iov_count,
+                     op.offset);
+  }
+  if (write && op.dsync) entry->rw_flags = RWF_DSYNC;
+}
+
 void UringEngine::submit(IoOp& op) {
   if (op.kind == IoOpKind::kBlkDiscard || op.kind == IoOpKind::kBlkZeroOut) {
     helper_.submit(op);
@@ -172,21 +238,8 @@ void UringEngine::submit(IoOp& op) {
   const int fd = fixed ? op.file.slot : op.file.fd;
   switch (op.kind) {
     case IoOpKind::kRead:
-      if (op.iov_count == 1) {
-        io_uring_prep_read(entry, fd, op.iov->iov_base, static_cast<unsigned>(op.iov->iov_len),
-                           op.offset);
-      } else {
-        io_uring_prep_readv(entry, fd, op.iov, op.iov_count, op.offset);
-      }
-      break;
     case IoOpKind::kWrite:
-      if (op.iov_count == 1) {
-        io_uring_prep_write(entry, fd, op.iov->iov_base, static_cast<unsigned>(op.iov->iov_len),
-                            op.offset);
-      } else {
-        io_uring_prep_writev(entry, fd, op.iov, op.iov_count, op.offset);
-      }
-      if (op.dsync) entry->rw_flags = RWF_DSYNC;
+      prepare_transfer(entry, fd, op);
       break;
     case IoOpKind::kSync:
       io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC);
@@ -276,14 +329,30 @@ void UringEngine::take_completion(const io_uring_cqe& cqe, IoEvents& events) {
   }
 }
 
-void UringEngine::wait(bool block, IoEvents& events) {
+bool UringEngine::ready() const {
+  if (!pending_.empty() || io_uring_cq_ready(&ring_) > 0) return true;
+  const unsigned flags = IO_URING_READ_ONCE(*ring_.sq.kflags);
+  return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+// Submits, and waits for one completion at most until `until_ns`.
+int UringEngine::enter(int64_t until_ns) {
+  if (until_ns == kNoWait) return io_uring_submit_and_get_events(&ring_);
+  if (until_ns == kForever) return io_uring_submit_and_wait(&ring_, 1);
+  const int64_t left_ns = std::max<int64_t>(until_ns - now_ns(), 0);
+  __kernel_timespec timeout{.tv_sec = left_ns / 1'000'000'000, .tv_nsec = left_ns % 1'000'000'000};
+  io_uring_cqe* first = nullptr;
+  const int result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &timeout, nullptr);
+  return result == -ETIME ? 0 : result;
+}
+
+void UringEngine::wait(int64_t until_ns, IoEvents& events) {
   arm_watches();
   IoOpList waiting;
   waiting.push_all(pending_);
   while (IoOp* op = waiting.pop()) submit(*op);
 
-  const int result =
-      block ? io_uring_submit_and_wait(&ring_, 1) : io_uring_submit_and_get_events(&ring_);
+  const int result = enter(until_ns);
   // EAGAIN and EBUSY: short of memory or completions not reaped; what is not submitted stays in
   // the ring and goes with the next call.
   const bool passing = result == -EINTR || result == -EAGAIN || result == -EBUSY;

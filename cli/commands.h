@@ -34,6 +34,12 @@ Result<ExitCode> kill_vm(const std::string& name);
 Result<ExitCode> change_state(const std::string& name, const std::string& target);
 Result<ExitCode> attach_console(const std::string& name);
 
+Result<ExitCode> list_disks(const std::string& vm_name, bool json);
+// `size` "" only looks how large the LUN or image is now.
+Result<ExitCode> resize_disk(const std::string& vm_name, const std::string& disk,
+                             const std::string& size);
+Result<ExitCode> create_image(const std::string& path, const std::string& size, bool sparse);
+
 Result<ExitCode> list_luns(bool json);
 Result<ExitCode> show_lun(const std::string& wwn, bool json);
 

@@ -25,6 +25,7 @@ constexpr void toml_parser_expects(bool condition) {
 #define TOML_UNREACHABLE __builtin_unreachable()
 #include <toml++/toml.h>
 
+#include "base/cpu_list.h"
 #include "base/size.h"
 #include "blockdev/io_thread.h"
 #include "cli/nearest.h"
@@ -42,6 +43,10 @@ constexpr uint64_t kMaxMemoryBytes = 1024 * kGiB;
 constexpr uint64_t kMemoryGranule = 2 * kMiB;  // so that huge pages fit
 constexpr size_t kMaxSerialBytes = 20;         // virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID
 constexpr size_t kMaxNameBytes = 64;
+constexpr unsigned kMaxPollUs = 1000;  // more would be a CPU spent on one disk
+constexpr uint64_t kMaxIops = 1'000'000'000;
+constexpr uint64_t kMinBandwidth = 64 * kKiB;  // below, a guest's kernel takes its disk for dead
+constexpr unsigned kMaxBurstSeconds = 3600;
 
 Result<bool> parse_bool(std::string_view text) {
   if (text == "true" || text == "on" || text == "yes" || text.empty()) return true;
@@ -67,13 +72,35 @@ Result<std::string> parse_name(std::string_view text) {
                      kMaxNameBytes);
 }
 
-Result<unsigned> parse_vcpus(std::string_view text) {
-  unsigned count = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (status != std::errc{} || end != text.data() + text.size() || count < 1 || count > kMaxVcpus) {
-    return usage_error("'{}' is not a number of vCPUs from 1 to {}", text, kMaxVcpus);
+// A whole number from `least` to `most`, called `what` in the error.
+template <typename T>
+Result<T> parse_number(std::string_view text, std::string_view what, T least, T most) {
+  T number = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (status != std::errc{} || end != text.data() + text.size() || number < least ||
+      number > most) {
+    return usage_error("'{}' is not a number of {} from {} to {}", text, what, least, most);
   }
-  return count;
+  return number;
+}
+
+Result<unsigned> parse_vcpus(std::string_view text) {
+  return parse_number<unsigned>(text, "vCPUs", 1, kMaxVcpus);
+}
+Result<unsigned> parse_poll_us(std::string_view text) {
+  return parse_number<unsigned>(text, "microseconds", 0, kMaxPollUs);
+}
+Result<uint64_t> parse_iops(std::string_view text) {
+  return parse_number<uint64_t>(text, "requests a second", 1, kMaxIops);
+}
+Result<unsigned> parse_burst(std::string_view text) {
+  return parse_number<unsigned>(text, "seconds", 1, kMaxBurstSeconds);
+}
+Result<uint64_t> parse_bandwidth(std::string_view text) {
+  const uint64_t bytes = TRY(parse_size(text));
+  if (bytes >= kMinBandwidth) return bytes;
+  return usage_error("a bandwidth of '{}' is less than {} a second", text,
+                     format_size(kMinBandwidth));
 }
 
 Result<uint64_t> parse_memory(std::string_view text) {
@@ -119,6 +146,10 @@ Result<std::string> parse_on_reboot(std::string_view text) {
   static constexpr std::string_view kWords[] = {"restart", "exit"};
   return one_of(text, kWords);
 }
+Result<std::string> parse_on_error(std::string_view text) {
+  static constexpr std::string_view kWords[] = {"report", "pause"};
+  return one_of(text, kWords);
+}
 Result<std::string> parse_engine(std::string_view text) {
   TRY(parse_engine_kind(text));
   return std::string(text);
@@ -141,6 +172,8 @@ constexpr Key<VmDefinition> kVmKeys[] = {
      assign<&Vm_::memory_bytes, parse_memory, Vm_>},
     {"huge-pages", "back guest memory with 2 MiB pages", true,
      assign<&Vm_::huge_pages, parse_bool, Vm_>},
+    {"registered-memory", "pin all guest memory, which makes disks cheaper", true,
+     assign<&Vm_::registered_memory, parse_bool, Vm_>},
     {"vcpus", "number of virtual CPUs, 1 to 64", false, assign<&Vm_::vcpus, parse_vcpus, Vm_>},
     {"kernel", "bzImage, or ELF with a PVH note", false, assign_text<&Vm_::kernel, Vm_>},
     {"initrd", "initial RAM disk", false, assign_text<&Vm_::initrd, Vm_>},
@@ -149,6 +182,12 @@ constexpr Key<VmDefinition> kVmKeys[] = {
      assign<&Vm_::console, parse_console, Vm_>},
     {"on-reboot", "what a reboot of the guest does: restart or exit", false,
      assign<&Vm_::on_reboot, parse_on_reboot, Vm_>},
+    {"vcpu-cpus", "host CPUs of the vCPUs, in turn, e.g. 2-5", false,
+     assign<&Vm_::vcpu_cpus, parse_cpu_list, Vm_>},
+    {"io-thread-cpus", "host CPUs that I/O threads may use, e.g. 0,1", false,
+     assign<&Vm_::io_thread_cpus, parse_cpu_list, Vm_>},
+    {"io-poll-us", "microseconds that a disk looks for the next request before it sleeps", false,
+     assign<&Vm_::io_poll_us, parse_poll_us, Vm_>},
 };
 
 using Disk_ = DiskDefinition;
@@ -164,6 +203,13 @@ constexpr Key<DiskDefinition> kDiskKeys[] = {
     {"discard", "pass discards on", true, assign<&Disk_::discard, parse_bool, Disk_>},
     {"allow-weak-identity", "take a LUN whose identity may not be unique", true,
      assign<&Disk_::allow_weak_identity, parse_bool, Disk_>},
+    {"on-error", "report (to the guest) or pause (the VM)", false,
+     assign<&Disk_::on_error, parse_on_error, Disk_>},
+    {"iops", "limit of requests a second", false, assign<&Disk_::iops, parse_iops, Disk_>},
+    {"bandwidth", "limit of bytes a second, e.g. 100M", false,
+     assign<&Disk_::bandwidth_bytes, parse_bandwidth, Disk_>},
+    {"burst-seconds", "seconds' worth that may exceed the limits after a quiet time", false,
+     assign<&Disk_::burst_seconds, parse_burst, Disk_>},
 };
 
 using Net_ = NetDefinition;
@@ -270,6 +316,7 @@ Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::stri
   if (disk.image.empty() == disk.lun.empty()) {
     return usage_error("disk '{}' needs either an image or a lun", disk.id);
   }
+  if (disk.on_error.empty()) disk.on_error = disk.lun.empty() ? "report" : "pause";
   if (disk.serial.empty()) disk.serial = disk.id.substr(0, kMaxSerialBytes);
   if (!ids.insert(disk.id).second) {
     return usage_error("two disks have the id '{}'; give each its own", disk.id);
@@ -345,10 +392,12 @@ Result<> complete(VmDefinition& definition) {
 }
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, serial, cache, engine, read_only,
-                                   discard, allow_weak_identity)
+                                   discard, allow_weak_identity, on_error, iops, bandwidth_bytes,
+                                   burst_seconds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetDefinition, tap, mac)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, vcpus, kernel,
-                                   initrd, cmdline, console, on_reboot, disks, nets)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, registered_memory,
+                                   vcpus, kernel, initrd, cmdline, console, on_reboot, vcpu_cpus,
+                                   io_thread_cpus, io_poll_us, disks, nets)
 
 nlohmann::json to_json(const VmDefinition& definition) {
   nlohmann::json json;

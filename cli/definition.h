@@ -12,6 +12,10 @@
 
 namespace plumb {
 
+// How long an I/O thread looks for a guest's next request before it sleeps; docs/decisions tells
+// how it was measured.
+inline constexpr unsigned kDefaultPollUs = 20;
+
 struct DiskDefinition {
   std::string id;                      // unique in the VM; the default serial
   std::string image;                   // a raw image file, or
@@ -22,6 +26,10 @@ struct DiskDefinition {
   bool read_only = false;
   bool discard = true;
   bool allow_weak_identity = false;
+  std::string on_error;          // "report" or "pause"; "" is filled in: pause for LUNs
+  uint64_t iops = 0;             // limit; 0: none
+  uint64_t bandwidth_bytes = 0;  // limit, of a second; 0: none
+  unsigned burst_seconds = 1;    // what quiet time is worth, against the limits
 };
 
 struct NetDefinition {
@@ -33,12 +41,16 @@ struct VmDefinition {
   std::string name;
   uint64_t memory_bytes = 512ULL << 20U;
   bool huge_pages = false;
+  bool registered_memory = false;  // with io_uring, for the disks: all of it pinned
   unsigned vcpus = 1;
   std::string kernel;
   std::string initrd;
   std::string cmdline = "console=ttyS0";
   std::string console = "serial";     // or "virtio": which device the console is connected to
   std::string on_reboot = "restart";  // or "exit"
+  std::vector<int> vcpu_cpus;         // host CPUs of the vCPUs, in turn; empty: anywhere
+  std::vector<int> io_thread_cpus;    // where I/O threads may run; empty: anywhere
+  unsigned io_poll_us = kDefaultPollUs;
   std::vector<DiskDefinition> disks;
   std::vector<NetDefinition> nets;
 };

@@ -17,6 +17,10 @@ struct Arguments {
   RunOptions run;
   std::string name;
   std::string wwn;
+  std::string disk;
+  std::string path;
+  std::string size;
+  bool sparse = false;
   int timeout_s = 60;
   bool json = false;
 };
@@ -45,9 +49,10 @@ void add_run(CLI::App& app, RunOptions& options, Action& action) {
       run->add_option(flag, options.keys[name], help);
     }
   }
-  run->add_option("--disk", options.disks,
-                  "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
-                  "[,engine=io_uring|libaio][,discard=off]")
+  run->add_option(
+         "--disk", options.disks,
+         "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
+         "[,engine=io_uring|libaio][,discard=off][,on-error=pause][,iops=N][,bandwidth=SIZE]")
       ->allow_extra_args(false);
   run->add_option("--lun", options.luns, "raw LUN by identity: naa.…[,id=ID][,… as --disk]")
       ->allow_extra_args(false);
@@ -90,6 +95,33 @@ void add_vm_commands(CLI::App& app, Arguments& args, Action& action) {
   add_vm_command(app, args, "console", "connect to the console of a VM",
                  "plumb console db1    (Ctrl-] leaves)")
       ->callback([&] { action = [&args] { return attach_console(args.name); }; });
+}
+
+void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* disk = app.add_subcommand("disk", "disks of a running VM");
+  CLI::App* list = add_vm_command(*disk, args, "list", "list the disks of a VM, with what they did",
+                                  "plumb disk list db1");
+  list->add_flag("--json", args.json, "print JSON, with latencies");
+  list->callback([&] { action = [&args] { return list_disks(args.name, args.json); }; });
+
+  CLI::App* resize =
+      add_vm_command(*disk, args, "resize", "grow a disk while its VM runs",
+                     "plumb disk resize db1 data 200G    (a LUN: without a size, after the host's "
+                     "rescan)");
+  resize->add_option("disk", args.disk, "id of the disk")->required();
+  resize->add_option("size", args.size, "new size of an image, e.g. 200G");
+  resize->callback(
+      [&] { action = [&args] { return resize_disk(args.name, args.disk, args.size); }; });
+
+  CLI::App* image = app.add_subcommand("image", "raw image files");
+  CLI::App* create =
+      add_command(*image, "create", "make an image, written with zeroes from end to end",
+                  "plumb image create /srv/db1.img 20G");
+  create->add_option("path", args.path, "file to make")->required();
+  create->add_option("size", args.size, "size, e.g. 20G")->required();
+  create->add_flag("--sparse", args.sparse, "take no room yet; first writes will be slower");
+  create->callback(
+      [&] { action = [&args] { return create_image(args.path, args.size, args.sparse); }; });
 }
 
 void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
@@ -138,10 +170,11 @@ int run(int argc, char** argv) {
   Action action;
   add_run(app, arguments.run, action);
   add_vm_commands(app, arguments, action);
+  add_disk_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
   // An unknown command is answered in our own words; an unknown flag of a command by CLI11.
   app.allow_extras();
-  app.get_subcommand("lun")->allow_extras();
+  for (const char* group : {"disk", "image", "lun"}) app.get_subcommand(group)->allow_extras();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

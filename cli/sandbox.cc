@@ -66,6 +66,24 @@ Result<> restrict_file_system(const std::string& runtime_folder) {
   return {};
 }
 
+// ---- capabilities: capabilities(7), of one thread ------------------------------------------------
+
+// Keeps those of `mask` that the thread has.
+Result<> set_capabilities(uint32_t mask) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  if (::syscall(SYS_capget, &header, sets) != 0) {
+    return os_error(errno, "the capabilities of this process cannot be read");
+  }
+  const uint32_t kept = sets[0].permitted & mask;
+  const __user_cap_data_struct now[_LINUX_CAPABILITY_U32S_3] = {
+      {.effective = kept, .permitted = kept, .inheritable = 0}, {}};
+  if (::syscall(SYS_capset, &header, now) != 0) {
+    return os_error(errno, "capabilities cannot be dropped");
+  }
+  return {};
+}
+
 // ---- seccomp ------------------------------------------------------------------------------------
 
 constexpr int kAllowed[] = {
@@ -96,6 +114,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(exit), SCMP_SYS(exit_group)};
 
 constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
+                                     BLKGETSIZE64,               // a LUN that grew
                                      TUNSETOFFLOAD,              // a network driver that starts
                                      TCGETS,        TCSETS,
                                      TCSETSW,       TCSETSF,  // the terminal, put back at the end
@@ -140,17 +159,15 @@ bool have_landlock() {
   return ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
 }
 
-Result<> give_up_privileges(const std::string& runtime_folder) {
+Result<> drop_capabilities() { return set_capabilities(0); }
+
+Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock) {
   // No program that this process might start gets more than it has.
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return os_error(errno, "this process cannot give up new privileges");
   }
   TRY(restrict_file_system(runtime_folder));
-  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
-  if (::syscall(SYS_capset, &header, none) != 0)
-    return os_error(errno, "capabilities cannot be dropped");
-  return {};
+  return set_capabilities(keep_memory_lock ? 1U << CAP_IPC_LOCK : 0);
 }
 
 Result<> restrict_system_calls() {

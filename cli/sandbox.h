@@ -16,8 +16,12 @@ namespace plumb {
 
 // Drops all capabilities, and the way back to them. Leaves, of the file system (Landlock): the
 // sockets in `runtime_folder`, and reading of sysfs and of what procfs tells about this kernel.
-// A kernel without Landlock is told in the log.
-Result<> give_up_privileges(const std::string& runtime_folder);
+// A kernel without Landlock is told in the log. `keep_memory_lock` leaves CAP_IPC_LOCK, with which
+// io_uring registers memory beyond RLIMIT_MEMLOCK, until drop_capabilities().
+Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock = false);
+
+// Drops what capabilities the calling thread has left.
+Result<> drop_capabilities();
 
 // Whether this kernel has Landlock, and uses it.
 bool have_landlock();

@@ -32,7 +32,11 @@ Result<nlohmann::json> VmClient::get(const std::string& target) const {
 }
 
 Result<nlohmann::json> VmClient::put(const std::string& target) const {
-  return ControlApi::request(RuntimePaths(name_).control, "PUT", target, nullptr);
+  return put(target, nullptr);
+}
+
+Result<nlohmann::json> VmClient::put(const std::string& target, const nlohmann::json& body) const {
+  return ControlApi::request(RuntimePaths(name_).control, "PUT", target, body);
 }
 
 bool VmClient::wait_for_end(int timeout_ms) const {

@@ -21,6 +21,7 @@ class VmClient {
 
   Result<nlohmann::json> get(const std::string& target) const;
   Result<nlohmann::json> put(const std::string& target) const;
+  Result<nlohmann::json> put(const std::string& target, const nlohmann::json& body) const;
 
   // Whether the process ended within `timeout_ms`; -1 waits for ever.
   bool wait_for_end(int timeout_ms) const;

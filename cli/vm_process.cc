@@ -1,6 +1,7 @@
 #include "cli/vm_process.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,9 +17,11 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cli/disk_source.h"
+#include "cli/event_log.h"
 #include "cli/runtime_folder.h"
 #include "cli/sandbox.h"
 #include "cli/terminal.h"
+#include "cli/vm_disks.h"
 #include "vmm/boot/loader.h"
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
@@ -36,6 +39,25 @@ namespace {
 constexpr unsigned kMaxDiskQueues = 4;  // one I/O thread serves them; more only cost memory
 constexpr size_t kMaxConsoleClients = 8;
 
+// One host CPU for each vCPU, in turn; none when they may run anywhere.
+std::vector<std::vector<int>> placement_of_vcpus(const VmDefinition& definition) {
+  std::vector<std::vector<int>> cpus;
+  if (definition.vcpu_cpus.empty()) return cpus;
+  for (unsigned i = 0; i < definition.vcpus; ++i) {
+    cpus.push_back({definition.vcpu_cpus[i % definition.vcpu_cpus.size()]});
+  }
+  return cpus;
+}
+
+// As much as this process may have: without a privilege, its hard limit.
+void allow_locked_memory() {
+  rlimit limit{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &limit) == 0) return;
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 class VmProcess {
  public:
   VmProcess(const VmDefinition& definition, bool foreground);
@@ -52,7 +74,12 @@ class VmProcess {
   Result<> open_consoles();
   Result<> open_control_api();
   Result<> boot();
+  void end_guest();
   Result<> add_devices(Vm& vm);
+  void on_disk_error(const std::string& disk, const std::string& message, bool stopped);
+  void pause(const std::string& reason);
+  void resume();
+  Result<nlohmann::json> resize_disk(const nlohmann::json& body);
   void on_stop(const Vm::Stopped& stopped);
   void await_signal();
   void on_signal(int signal);
@@ -68,7 +95,7 @@ class VmProcess {
   BootFiles boot_files_;
   std::vector<DiskSource> sources_;  // until start_disks()
   std::vector<UniqueFd> taps_;
-  std::vector<OpenDisk> disks_;
+  std::optional<VmDisks> disks_;
   std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
   std::unique_ptr<CharHub> console_;
   std::unique_ptr<CharHub> agent_;
@@ -76,6 +103,8 @@ class VmProcess {
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
   std::unique_ptr<Vm> vm_;
+  EventLog events_;
+  std::string pause_reason_;
   bool signalled_ = false;  // asked the guest to power off
   std::optional<Result<ExitCode>> result_;
 };
@@ -84,15 +113,18 @@ VmProcess::VmProcess(const VmDefinition& definition, bool foreground)
     : definition_(definition), foreground_(foreground), signals_(context_) {}
 
 VmProcess::~VmProcess() {
-  vm_.reset();  // the guest and its devices first: they use all the rest
+  end_guest();  // and its devices first: they use all the rest
   api_.reset();
 }
 
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
   TRY(open_host_parts());
-  TRY(give_up_privileges(RuntimePaths(definition_.name).folder));
+  TRY(give_up_privileges(RuntimePaths(definition_.name).folder, definition_.registered_memory));
   TRY(start_disks());
+  // A ring may register memory if the thread that made it was allowed to.
+  TRY(disks_->on_each_thread(drop_capabilities));
+  TRY(drop_capabilities());
   TRY(open_consoles());
   TRY(open_control_api());
   await_signal();
@@ -102,6 +134,7 @@ Result<> VmProcess::start() {
 
 // All that needs a privilege or a path, also for what a reboot needs.
 Result<> VmProcess::open_host_parts() {
+  if (definition_.registered_memory) allow_locked_memory();
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
   for (const DiskDefinition& disk : definition_.disks) sources_.push_back(TRY(open_source(disk)));
@@ -110,10 +143,10 @@ Result<> VmProcess::open_host_parts() {
 }
 
 Result<> VmProcess::start_disks() {
-  for (size_t i = 0; i < sources_.size(); ++i) {
-    disks_.push_back(TRY(open_disk(definition_.disks[i], std::move(sources_[i]))));
-  }
-  sources_.clear();
+  const auto failed = [this](const std::string& disk, const std::string& message, bool stopped) {
+    boost::asio::post(context_, [=, this] { on_disk_error(disk, message, stopped); });
+  };
+  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed)));
   return {};
 }
 
@@ -139,13 +172,17 @@ Result<> VmProcess::open_control_api() {
   api_ = TRY(ControlApi::listen(context_, RuntimePaths(definition_.name).control));
   api_->handle("GET", "/vm", [this](const Json&) -> Result<Json> { return status(); });
   api_->handle("PUT", "/vm/pause", [this](const Json&) -> Result<Json> {
-    vm_->pause();
+    pause("asked for");
     return status();
   });
   api_->handle("PUT", "/vm/resume", [this](const Json&) -> Result<Json> {
-    vm_->resume();
+    resume();
     return status();
   });
+  api_->handle("GET", "/vm/events", [this](const Json&) -> Result<Json> { return events_.json(); });
+  api_->handle("PUT", "/disks/resize",
+               [this](const Json& body) -> Result<Json> { return resize_disk(body); });
+  api_->handle_text("/metrics", [this] { return disks_->metrics(definition_.name); });
   api_->handle("PUT", "/vm/power-button", [this](const Json&) -> Result<Json> {
     press_power_button("the control API");
     return status();
@@ -164,7 +201,9 @@ Result<> VmProcess::boot() {
                          .memory_bytes = definition_.memory_bytes,
                          .huge_pages = definition_.huge_pages,
                          .vcpus = definition_.vcpus,
+                         .vcpu_cpus = placement_of_vcpus(definition_),
                          .serial = definition_.console == "serial" ? console_.get() : nullptr}));
+  if (definition_.registered_memory) TRY(disks_->add_memory(vm_->memory()));
   TRY(add_devices(*vm_));
   TRY(vm_->load_kernel(boot_files_, definition_.cmdline));
   return vm_->start([this](Vm::Stopped stopped) {
@@ -172,10 +211,16 @@ Result<> VmProcess::boot() {
   });
 }
 
+void VmProcess::end_guest() {
+  vm_.reset();
+  // Pinned, it would stay although it is unmapped.
+  if (disks_) disks_->remove_memory();
+}
+
 Result<> VmProcess::add_devices(Vm& vm) {
   const auto queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues));
-  for (const OpenDisk& open : disks_) {
-    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(*open.disk, queues)));
+  for (size_t i = 0; i < disks_->count(); ++i) {
+    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(disks_->at(i), queues)));
   }
   for (size_t i = 0; i < taps_.size(); ++i) {
     const MacAddress mac = TRY(parse_mac(definition_.nets[i].mac));
@@ -199,6 +244,37 @@ void VmProcess::end(ExitCode code) {
   context_.stop();
 }
 
+void VmProcess::pause(const std::string& reason) {
+  if (vm_->paused()) return;
+  vm_->pause();
+  pause_reason_ = reason;
+  events_.add("paused", "", fmt::format("the VM is paused: {}", reason));
+}
+
+void VmProcess::resume() {
+  // Also what failed while the VM was paused for another reason.
+  disks_->retry();
+  if (!vm_->paused()) return;
+  vm_->resume();
+  pause_reason_.clear();
+  events_.add("resumed", "", "the VM goes on");
+}
+
+void VmProcess::on_disk_error(const std::string& disk, const std::string& message, bool stopped) {
+  events_.add("disk-error", disk, message);
+  if (stopped) pause(message);
+}
+
+Result<nlohmann::json> VmProcess::resize_disk(const nlohmann::json& body) {
+  const bool good = body.is_object() && body.contains("disk") && body["disk"].is_string() &&
+                    (!body.contains("size_bytes") || body["size_bytes"].is_number_unsigned());
+  if (!good) return usage_error("a resize needs \"disk\", and for an image \"size_bytes\"");
+  const std::string disk = body["disk"];
+  const uint64_t size_bytes = TRY(disks_->resize(disk, body.value("size_bytes", uint64_t{0})));
+  events_.add("resized", disk, fmt::format("disk {} has {} bytes", disk, size_bytes));
+  return nlohmann::json{{"disk", disk}, {"size_bytes", size_bytes}};
+}
+
 void VmProcess::on_stop(const Vm::Stopped& stopped) {
   switch (stopped.reason) {
     case StopReason::kPowerOff:
@@ -212,9 +288,9 @@ void VmProcess::on_stop(const Vm::Stopped& stopped) {
     case StopReason::kReset:
       break;
   }
-  log::info("the guest reset itself");
+  events_.add("reset", "", "the guest reset itself");
   if (definition_.on_reboot == "exit") return end(kExitGuestReset);
-  vm_.reset();
+  end_guest();
   if (Result<> booted = boot(); !booted) {
     result_ = std::move(booted).error();
     context_.stop();
@@ -243,24 +319,14 @@ void VmProcess::press_power_button(const char* asked_by) {
 
 nlohmann::json VmProcess::status() const {
   using Json = nlohmann::json;
-  Json disks = Json::array();
-  for (size_t i = 0; i < disks_.size(); ++i) {
-    const DiskDefinition& disk = definition_.disks[i];
-    disks.push_back({{"id", disk.id},
-                     {"serial", disk.serial},
-                     {"source", disk.lun.empty() ? disk.image : disk.lun},
-                     {"device", disks_[i].device},
-                     {"size_bytes", disks_[i].disk->info().size_bytes},
-                     {"read_only", disk.read_only},
-                     {"cache", disk.cache},
-                     {"engine", disks_[i].thread->engine_name()}});
-  }
-  return {{"name", definition_.name},
-          {"state", vm_->paused() ? "paused" : "running"},
-          {"pid", ::getpid()},
-          {"vcpus", definition_.vcpus},
-          {"memory_bytes", definition_.memory_bytes},
-          {"disks", disks}};
+  Json status{{"name", definition_.name},
+              {"state", vm_->paused() ? "paused" : "running"},
+              {"pid", ::getpid()},
+              {"vcpus", definition_.vcpus},
+              {"memory_bytes", definition_.memory_bytes},
+              {"disks", disks_->status()}};
+  if (vm_->paused()) status["pause_reason"] = pause_reason_;
+  return status;
 }
 
 }  // namespace

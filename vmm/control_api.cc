@@ -65,10 +65,12 @@ struct ControlApi::State : std::enable_shared_from_this<State> {
   Protocol::acceptor acceptor;
   std::string path;
   std::map<std::pair<std::string, std::string>, Handler> handlers;
+  std::map<std::string, std::function<std::string()>> texts;
   unsigned sessions = 0;
 
   void accept();
-  Result<Json> answer(const Request& request);
+  void answer(const Request& request, Response& response);
+  Result<Json> answer_json(const Request& request);
 };
 
 namespace {
@@ -98,13 +100,9 @@ class Session : public std::enable_shared_from_this<Session<Server>> {
  private:
   void respond() {
     const Request& request = parser_->get();
-    Result<Json> answer = server_->answer(request);
-    response_ = Response(answer.ok() ? http::status::ok : status_of(answer.error().kind),
-                         request.version());
-    response_.set(http::field::content_type, "application/json");
+    response_ = Response(http::status::ok, request.version());
     response_.keep_alive(request.keep_alive());
-    response_.body() =
-        text_of(answer.ok() ? answer.value() : Json{{"error", answer.error().message}});
+    server_->answer(request, response_);
     response_.prepare_payload();
     http::async_write(stream_, response_,
                       [self = this->shared_from_this()](beast::error_code error, size_t) {
@@ -132,7 +130,20 @@ void ControlApi::State::accept() {
       });
 }
 
-Result<Json> ControlApi::State::answer(const Request& request) {
+void ControlApi::State::answer(const Request& request, Response& response) {
+  const auto text = texts.find(std::string(request.target()));
+  if (text != texts.end() && request.method() == http::verb::get) {
+    response.set(http::field::content_type, "text/plain; version=0.0.4");
+    response.body() = text->second();
+    return;
+  }
+  Result<Json> answer = answer_json(request);
+  response.set(http::field::content_type, "application/json");
+  if (!answer.ok()) response.result(status_of(answer.error().kind));
+  response.body() = text_of(answer.ok() ? answer.value() : Json{{"error", answer.error().message}});
+}
+
+Result<Json> ControlApi::State::answer_json(const Request& request) {
   const std::string method(request.method_string());
   const std::string target(request.target());
   const auto handler = handlers.find({method, target});
@@ -154,6 +165,7 @@ ControlApi::~ControlApi() {
   beast::error_code ignored;
   state_->acceptor.close(ignored);
   state_->handlers.clear();
+  state_->texts.clear();
   ::unlink(state_->path.c_str());
 }
 
@@ -171,6 +183,10 @@ Result<std::unique_ptr<ControlApi>> ControlApi::listen(asio::io_context& context
 
 void ControlApi::handle(const std::string& method, const std::string& target, Handler handler) {
   state_->handlers[{method, target}] = std::move(handler);
+}
+
+void ControlApi::handle_text(const std::string& target, std::function<std::string()> handler) {
+  state_->texts[target] = std::move(handler);
 }
 
 Result<Json> ControlApi::request(const std::string& socket_path, const std::string& method,

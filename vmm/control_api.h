@@ -38,6 +38,9 @@ class ControlApi {
   // `method` is "GET" or "PUT", `target` a path such as "/vm/pause".
   void handle(const std::string& method, const std::string& target, Handler handler);
 
+  // "GET" of a path whose answer is plain text.
+  void handle_text(const std::string& target, std::function<std::string()> handler);
+
   // One request to the server at `socket_path`, and its answer's body; what the server refuses
   // comes back as the Error it was there. Blocks, at most kIdleSeconds. For clients.
   static Result<nlohmann::json> request(const std::string& socket_path, const std::string& method,

@@ -1,9 +1,11 @@
 #include "vmm/vcpu_group.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <csignal>
+#include <future>
+
+#include "base/cpu_list.h"
 
 namespace plumb {
 namespace {
@@ -63,19 +65,16 @@ Result<> VcpuGroup::start(const std::vector<std::vector<int>>& cpus,
 }
 
 Result<> VcpuGroup::start_thread(Vcpu& vcpu, const std::vector<int>& cpus) {
-  threads_.emplace_back([this, &vcpu] { thread_main(vcpu); });
+  std::promise<Result<>> bound;
+  std::future<Result<>> result = bound.get_future();
+  threads_.emplace_back([this, &vcpu, &cpus, promise = std::move(bound)]() mutable {
+    promise.set_value(cpus.empty() ? Result<>() : bind_to_cpus(0, cpus));
+    thread_main(vcpu);
+  });
   ++alive_;
-  const pthread_t thread = threads_.back().native_handle();
   if (cpus.empty()) return {};
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int cpu : cpus) {
-    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
-  }
-  const int error = ::pthread_setaffinity_np(thread, sizeof(set), &set);
-  if (error != 0) {
-    return os_error(error, "vCPU {} cannot be kept to the host CPUs asked for", vcpu.id());
-  }
+  if (Result<> done = result.get(); !done)
+    return failed("vCPU {}: {}", vcpu.id(), done.error().message);
   return {};
 }
 

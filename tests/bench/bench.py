@@ -1,101 +1,187 @@
 #!/usr/bin/env python3
-"""Benchmarks of the VM's process beside QEMU microvm. Prints a table; --json writes the figures as
+"""Benchmarks of the VM's process beside QEMU's and fio. Prints a table; --json writes the figures as
 [{"name", "unit", "ours", "peers": {…}}], medians. Exit code 1 when a goal is missed."""
 import argparse
-import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-GUEST_MEMORY = "256M"
-DEADLINE_S = 60
+from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, cpu_seconds
+
+SMALL_IMAGE_MIB, IMAGE_MIB = 16, 512
+
+
+def median(values):
+    return statistics.median(values)
+
+
+# ---- start, memory ----------------------------------------------------------------------------------
+
+def first_output_ms(vmm):
+    """From exec to the first byte that the guest's first instructions print."""
+    began = time.perf_counter()
+    process = vmm.start("hello")
+    byte = os.read(process.stdout.fileno(), 1)
+    taken = (time.perf_counter() - began) * 1000
+    process.stdout.read()
+    process.wait(timeout=DEADLINE_S)
+    if byte != b"P":
+        sys.exit(f"bench: the guest of {vmm.name} printed {byte!r}")
+    return taken
+
+
+def overhead_mib(vmm):
+    """PSS of the process while the guest runs, without the mapping of the guest's memory."""
+    process = vmm.start("spin")
+    vmm.read_until(process, b"spinning")
+    pss_kib, guest = 0, False
+    with open(f"/proc/{process.pid}/smaps", encoding="utf-8") as smaps:
+        for row in smaps:
+            words = row.split()
+            if not words[0].endswith(":"):
+                guest = "memfd:" in row
+            elif words[0] == "Pss:" and not guest:
+                pss_kib += int(words[1])
+    vmm.kill(process)
+    return pss_kib / 1024
+
+
+def run_small(name, unit, measure, runs, goal, met):
+    def run(bench):
+        ours, theirs = [], []
+        for _ in range(bench.runs or runs):
+            ours.append(measure(Plumb(*bench.place)))
+            theirs.append(measure(Qemu(*bench.place)))
+        bench.add(name, unit, median(ours), {"qemu": median(theirs)}, goal, met)
+    return run
+
+
+# ---- io, cpu, syscalls ------------------------------------------------------------------------------
+
+# (kind, depth, requests of a run)
+CASES = (("read", 1, 15000), ("write", 1, 8000), ("read", 32, 80000), ("write", 32, 40000))
+
+
+def guest_io(vmm, kind, depth, count):
+    """(I/Os a second, microseconds of host CPU an I/O), between the guest's BEGIN and END."""
+    process = vmm.start(f"{kind} qd={depth} count={count} stay")
+    vmm.read_until(process, b"BEGIN")
+    began, cpu_began = time.perf_counter(), cpu_seconds(process.pid)
+    vmm.read_until(process, b"END")
+    taken, cpu = time.perf_counter() - began, cpu_seconds(process.pid) - cpu_began
+    vmm.kill(process)
+    return count / taken, cpu / count * 1e6
+
+
+def fio_iops(image, kind, depth, count):
+    done = subprocess.run(
+        ["fio", "--name=host", f"--filename={image}", f"--rw=rand{kind}", "--bs=4k", "--direct=1",
+         "--sync=dsync", "--ioengine=io_uring", f"--iodepth={depth}", "--norandommap",
+         f"--size={IMAGE_MIB}M", f"--number_ios={count}", "--output-format=json"],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    return json.loads(done.stdout)["jobs"][0][kind]["iops"]
+
+
+def run_io(bench):
+    for kind, depth, count in CASES:
+        ours, theirs, host = [], [], []
+        for _ in range(bench.runs or 5):
+            ours.append(guest_io(bench.ours(), kind, depth, count)[0])
+            theirs.append(guest_io(QemuPci(*bench.place), kind, depth, count)[0])
+            host.append(fio_iops(bench.image, kind, depth, count))
+        bench.add(f"io {kind} qd={depth}", "IOPS", median(ours),
+                  {"qemu": median(theirs), "fio": median(host)},
+                  "≥ 0.95 fio; ≥ 1.3 QEMU where fio leaves room",
+                  lambda ours, qemu, fio: ours >= 0.95 * fio and
+                  (ours >= 1.3 * qemu or 1.3 * qemu > fio) and ours >= qemu)
+
+
+def run_cpu(bench):
+    for kind, depth, count in CASES:
+        ours, theirs = [], []
+        for _ in range(bench.runs or 5):
+            ours.append(guest_io(bench.ours(), kind, depth, count)[1])
+            theirs.append(guest_io(QemuPci(*bench.place), kind, depth, count)[1])
+        goal = "≤ 0.6 QEMU" if depth == 32 else "no goal"
+        bench.add(f"cpu {kind} qd={depth}", "µs", median(ours), {"qemu": median(theirs)}, goal,
+                  lambda ours, qemu, deep=depth == 32: not deep or ours <= 0.6 * qemu)
+
+
+def system_calls(vmm, kind, count):
+    """System calls of the process per 1,000 I/Os: those of a long run less those of a short one."""
+    def traced(requests):
+        log = vmm.folder / "strace.log"
+        process = subprocess.Popen(
+            ["strace", "-f", "-c", "-o", log,
+             *vmm.arguments(f"{kind} qd=32 batch=16 count={requests}")],
+            env=dict(os.environ, PLUMB_RUN_DIR=str(vmm.folder / "run")), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process.wait(timeout=DEADLINE_S)
+        total = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+)\b.*total$", log.read_text(), re.MULTILINE)
+        return int(total.group(1))
+    short = count // 10
+    return (traced(count) - traced(short)) / (count - short) * 1000
+
+
+def run_syscalls(bench):
+    for kind in ("read", "write"):
+        ours, theirs = [], []
+        for _ in range(bench.runs or 3):
+            ours.append(system_calls(bench.ours(), kind, 20000))
+            theirs.append(system_calls(QemuPci(*bench.place), kind, 20000))
+        bench.add(f"syscalls {kind} qd=32 batch=16", "per 1000", median(ours),
+                  {"qemu": median(theirs)}, "≤ 150", lambda ours, qemu: ours <= 150)
+
+
+BENCHMARKS = {
+    "start": (SMALL_IMAGE_MIB, run_small("start", "ms", first_output_ms, 15, "≤ 0.15 QEMU",
+                                         lambda ours, qemu: ours <= 0.15 * qemu)),
+    "memory": (SMALL_IMAGE_MIB, run_small("memory", "MiB", overhead_mib, 5, "≤ 5 MB",
+                                          lambda ours, qemu: ours * 1.048576 <= 5)),
+    "io": (IMAGE_MIB, run_io),
+    "cpu": (IMAGE_MIB, run_cpu),
+    "syscalls": (IMAGE_MIB, run_syscalls),
+}
 
 
 class Bench:
-    def __init__(self, build, folder):
-        self.plumb = str(build / "bin/plumb")
-        self.probe = str(build / "bin/probe-guest")
-        self.folder = folder
+    """A folder with an image, and the results so far."""
+
+    def __init__(self, arguments, folder, image_mib):
+        self.runs = arguments.runs
+        self.options = arguments.option
         self.image = folder / "disk.img"
-        self.image.write_bytes(bytes(16 << 20))
+        with open(self.image, "wb") as image:
+            for _ in range(image_mib):
+                image.write(bytes(1 << 20))
+            os.fsync(image.fileno())
+        self.place = (arguments.build.resolve(), folder, self.image)
+        self.results = []
+        self.all_met = True
+        self.titled = False
 
-    def ours(self, command):
-        return [self.plumb, "run", "--name", "bench", "--memory", GUEST_MEMORY,
-                "--kernel", self.probe, "--cmdline", command, "--disk", str(self.image)]
+    def ours(self):
+        return Plumb(*self.place, self.options)
 
-    def qemu(self, command):
-        """The leanest QEMU: microvm without firmware options, a virtio-mmio disk on an iothread."""
-        return ["qemu-system-x86_64", "-M",
-                "microvm,acpi=off,rtc=off,pic=off,pit=off,isa-serial=on,x-option-roms=off,"
-                "memory-backend=ram",
-                "-accel", "kvm", "-cpu", "qemu64,-pni", "-m", GUEST_MEMORY,
-                "-object", f"memory-backend-memfd,id=ram,size={GUEST_MEMORY}",
-                "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
-                "-no-reboot", "-kernel", self.probe, "-append", command,
-                "-object", "iothread,id=io0",
-                "-drive", f"if=none,id=d0,file={self.image},format=raw,cache=directsync,aio=io_uring",
-                "-device", "virtio-blk-device,drive=d0,iothread=io0",
-                "-device", "isa-debug-exit,iobase=0xf4"]
-
-    def start(self, command):
-        environment = dict(os.environ, PLUMB_RUN_DIR=str(self.folder / "run"))
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def first_output_ms(self, command):
-        """From exec to the first byte that the guest's first instructions print."""
-        began = time.perf_counter()
-        process = self.start(command)
-        byte = os.read(process.stdout.fileno(), 1)
-        taken = (time.perf_counter() - began) * 1000
-        process.stdout.read()
-        process.wait(timeout=DEADLINE_S)
-        if byte != b"P":
-            sys.exit(f"bench: the guest of {command[0]} printed {byte!r}")
-        return taken
-
-    def overhead_mib(self, command):
-        """PSS of the process while the guest runs, without the mapping of the guest's memory."""
-        process = self.start(command)
-        line = b""
-        while b"spinning" not in line:
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"bench: the guest of {command[0]} ended: exit {process.wait()}")
-        pss_kib, guest = 0, False
-        with open(f"/proc/{process.pid}/smaps", encoding="utf-8") as smaps:
-            for row in smaps:
-                words = row.split()
-                if not words[0].endswith(":"):
-                    guest = "memfd:" in row
-                elif words[0] == "Pss:" and not guest:
-                    pss_kib += int(words[1])
-        process.kill()
-        process.wait(timeout=DEADLINE_S)
-        process.stdout.close()
-        self.wait_for_image()
-        return pss_kib / 1024
-
-    def wait_for_image(self):
-        """The kernel ends the I/O ring of a killed process, and so its lock, a moment later."""
-        with open(self.image, "r+b") as image:
-            fcntl.fcntl(image, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
-
-
-# name → (unit, measuring method, guest command, runs, goal as text, goal as a test of ours and QEMU's)
-BENCHMARKS = {
-    "start": ("ms", Bench.first_output_ms, "hello", 15, "≤ 0.15 × QEMU",
-              lambda ours, qemu: ours <= 0.15 * qemu),
-    "memory": ("MiB", Bench.overhead_mib, "spin", 5, "≤ 5 MB",
-               lambda ours, qemu: ours * 1.048576 <= 5),
-}
+    def add(self, name, unit, ours, peers, goal, met):
+        """Records a result and prints its row."""
+        if not self.titled:
+            print(f"{'benchmark':<28} {'unit':<9} {'plumb':>10}" +
+                  "".join(f" {peer:>10} {'ratio':>6}" for peer in peers) + "  goal")
+            self.titled = True
+        good = met(ours, *peers.values())
+        print(f"{name:<28} {unit:<9} {ours:>10.1f}" +
+              "".join(f" {value:>10.1f} {ours / value:>6.2f}" for value in peers.values()) +
+              f"  {goal}: {'met' if good else 'MISSED'}", flush=True)
+        self.results.append({"name": name, "unit": unit, "ours": ours, "peers": peers})
+        self.all_met &= good
 
 
 def main():
@@ -104,28 +190,21 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--runs", type=int)
+    parser.add_argument("--option", action="append", default=[],
+                        help="an option for plumb run, such as --option=--io-poll-us=0")
     arguments = parser.parse_args()
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         sys.exit("SKIPPED: /dev/kvm is not there, or not for this user")
-    unit, measure, command, runs, goal, met = BENCHMARKS[arguments.name]
     folder = pathlib.Path(tempfile.mkdtemp(prefix="plumb-bench-", dir="/var/tmp"))
+    image_mib, run = BENCHMARKS[arguments.name]
     try:
-        bench = Bench(arguments.build.resolve(), folder)
-        ours, qemu = [], []
-        for _ in range(arguments.runs or runs):
-            ours.append(measure(bench, bench.ours(command)))
-            qemu.append(measure(bench, bench.qemu(command)))
+        bench = Bench(arguments, folder, image_mib)
+        run(bench)
     finally:
         shutil.rmtree(folder)
-    mine, theirs = statistics.median(ours), statistics.median(qemu)
-    good = met(mine, theirs)
-    print(f"{'benchmark':<10} {'plumb':>12} {'QEMU':>12} {'ratio':>7}  goal")
-    print(f"{arguments.name:<10} {mine:>8.1f} {unit:<3} {theirs:>8.1f} {unit:<3} "
-          f"{mine / theirs:>7.2f}  {goal}: {'met' if good else 'MISSED'}")
     if arguments.json:
-        arguments.json.write_text(json.dumps([{"name": arguments.name, "unit": unit, "ours": mine,
-                                               "peers": {"qemu": theirs}}], indent=1) + "\n")
-    return 0 if good else 1
+        arguments.json.write_text(json.dumps(bench.results, indent=1) + "\n")
+    return 0 if bench.all_met else 1
 
 
 if __name__ == "__main__":

@@ -24,10 +24,15 @@ class SpyDevice final : public BlockDevice {
     std::vector<BlockRequest*> kept;
     bool keep = false;
     int fail = 0;
+    uint64_t grow_to = 0;  // the size that reread_size() finds
   };
   SpyDevice(const BlockInfo& info, IoThread& thread, Control& control)
-      : memory_(info, thread), control_(control) {}
-  const BlockInfo& info() const override { return memory_.info(); }
+      : memory_(info, thread), info_(info), control_(control) {}
+  const BlockInfo& info() const override { return info_; }
+  Result<> reread_size() override {
+    info_.size_bytes = control_.grow_to;
+    return {};
+  }
   void submit(BlockRequest& request) override {
     control_.seen.push_back({request.op, request.durable});
     if (control_.keep || control_.fail != 0) {
@@ -39,13 +44,16 @@ class SpyDevice final : public BlockDevice {
 
  private:
   MemDevice memory_;
+  BlockInfo info_;
   Control& control_;
 };
 
 struct BlkFixture {
   explicit BlkFixture(CacheMode cache = CacheMode::kWritethrough, uint16_t queues = 1,
-                      BlockInfo info = usual_info()) {
-    disk = std::make_unique<Disk>(Disk::Config{.id = "data", .serial = "SERIAL-1", .cache = cache},
+                      BlockInfo info = usual_info())
+      : BlkFixture({.id = "data", .serial = "SERIAL-1", .cache = cache}, queues, info) {}
+  explicit BlkFixture(Disk::Config config, uint16_t queues = 1, BlockInfo info = usual_info()) {
+    disk = std::make_unique<Disk>(std::move(config),
                                   std::make_unique<SpyDevice>(info, *thread, control), *thread);
     blk = std::make_unique<VirtioBlk>(*disk, queues);
     driver = std::make_unique<FakeDriver>(guest, *blk);

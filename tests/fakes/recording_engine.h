@@ -80,6 +80,10 @@ class RecordingEngine final : public IoEngine {
   const char* name() const override { return below_->name(); }
   IoFile add_file(int fd) override { return below_->add_file(fd); }
   void remove_file(IoFile file) override { below_->remove_file(file); }
+  Result<> add_memory(std::span<const iovec> regions) override {
+    return below_->add_memory(regions);
+  }
+  void remove_memory() override { below_->remove_memory(); }
   void watch(uint32_t token, int fd, Trigger trigger) override {
     below_->watch(token, fd, trigger);
   }
@@ -96,10 +100,12 @@ class RecordingEngine final : public IoEngine {
         fault.transfer ? transfer_part(op, static_cast<uint64_t>(fault.result)) : fault.result;
     ended_.push(op);
   }
-  void wait(bool block, IoEvents& events) override {
-    below_->wait(block && ended_.empty(), events);
+  void wait(int64_t until_ns, IoEvents& events) override {
+    below_->wait(ended_.empty() ? until_ns : kNoWait, events);
     events.completed.push_all(ended_);
   }
+  bool ready() const override { return !ended_.empty() || below_->ready(); }
+  int64_t now_ns() const override { return below_->now_ns(); }
 
  private:
   static int64_t transfer_part(const IoOp& op, uint64_t bytes) {

@@ -172,7 +172,7 @@ struct Round : VirtioInterrupt {
     held = on;
     on_thread([on] {
       if (on) {
-        machine().disk.hold([] {});
+        machine().disk.hold(kForever, [](Result<>) {});
       } else {
         machine().disk.release();
       }

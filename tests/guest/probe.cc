@@ -3,7 +3,9 @@
 //
 //   hello            print and power off
 //   test             write, read back, verify; sizes from 512 B to 64 KiB; flush; bad requests
-//   read | write     random I/O: bs= qd= count= (bytes, depth, requests); between BEGIN and END
+//   read | write     random I/O: bs= qd= count= (bytes, depth, requests); between BEGIN and END;
+//                    batch=: the doorbell is rung for that many requests together
+//   stay             … and do not power off afterwards
 //   fault            triple fault
 //   spin             loop for ever
 //   flood            print for ever
@@ -170,27 +172,34 @@ void measure(VirtioBlkDriver& disk, RequestType type, const char* command_line) 
   if (depth == 0 || depth > kMaxDepth || bytes == 0 || bytes > kMaxRequestBytes) fail("options");
   const uint64_t blocks = disk.sectors() * kSectorBytes / bytes;
   Random random{0x853c49e6748fea9bULL};
+  const uint64_t batch = number_option(command_line, "batch=", 1);
+  unsigned free_slots[kMaxDepth];
+  unsigned free_count = 0;
   uint64_t added = 0;
   uint64_t ended = 0;
-  const auto add = [&](unsigned slot) {
-    const uint64_t offset = random.next() % blocks * bytes;
-    *reinterpret_cast<uint64_t*>(g_buffers[slot]) = offset;
-    disk.add(slot, type, offset / kSectorBytes, g_buffers[slot], bytes);
-    ++added;
+  const auto add_all = [&] {
+    while (free_count > 0 && added < count) {
+      const unsigned slot = free_slots[--free_count];
+      const uint64_t offset = random.next() % blocks * bytes;
+      *reinterpret_cast<uint64_t*>(g_buffers[slot]) = offset;
+      disk.add(slot, type, offset / kSectorBytes, g_buffers[slot], bytes);
+      ++added;
+    }
+    disk.kick();
   };
   report("BEGIN", count);
-  while (added < depth && added < count) add(static_cast<unsigned>(added));
-  disk.kick();
+  for (; free_count < depth; ++free_count) free_slots[free_count] = free_count;
+  add_all();
   while (ended < count) {
-    bool any = false;
+    const uint64_t before = ended;
     for (int slot = disk.poll(); slot >= 0; slot = disk.poll()) {
       need(disk.status(static_cast<unsigned>(slot)), kOk, "a measured request");
       ++ended;
-      if (added < count) add(static_cast<unsigned>(slot));
-      any = true;
+      free_slots[free_count++] = static_cast<unsigned>(slot);
     }
-    if (any) disk.kick();
-    if (!any) pause_cpu();
+    if (ended == before) pause_cpu();
+    const bool last = count - added <= free_count;
+    if (free_count >= batch || (last && free_count > 0)) add_all();
   }
   report("END", ended);
 }
@@ -222,5 +231,6 @@ extern "C" [[noreturn]] void probe_main(const StartInfo* info) {
     if (has_word(command_line, "write")) measure(disk, kOut, command_line);
   }
   print("PROBE OK\n");
+  while (has_word(command_line, "stay")) pause_cpu();
   power_off();
 }

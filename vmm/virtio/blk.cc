@@ -73,6 +73,7 @@ struct VirtioBlk::Queue {
   std::unique_ptr<Virtqueue> ring;
   bool broken = false;
   bool starved = false;  // chains may wait in the ring for a free slot
+  bool kicks_asked = false;
   std::vector<Slot> slots{kSlotsPerQueue};
   Slot* free = nullptr;
   IoOp again;  // goes on with the ring in the next turn
@@ -86,16 +87,26 @@ VirtioBlk::VirtioBlk(Disk& disk, uint16_t queues)
       queue_sizes_(queues, kQueueSize),
       writeback_(initial_writeback(disk)) {
   ENSURE(queues >= 1 && queues <= kMaxQueues);
+  disk_.thread().run([this] {
+    size_bytes_ = disk_.info().size_bytes;
+    disk_.on_resize([this] {
+      size_bytes_ = disk_.info().size_bytes;
+      if (interrupt_ != nullptr) interrupt_->signal_config();
+    });
+  });
 }
 
-VirtioBlk::~VirtioBlk() { reset(); }
+VirtioBlk::~VirtioBlk() {
+  reset();
+  disk_.thread().run([this] { disk_.on_resize(nullptr); });
+}
 
 void VirtioBlk::read_config(uint32_t offset, std::span<std::byte> data) {
   const BlockInfo& info = disk_.info();
   std::array<std::byte, kConfigBytes> config{};
   const auto at = [&config](size_t field) { return config.data() + field; };
   const uint32_t block = info.logical_block_size;
-  store_le<uint64_t>(at(kConfigCapacity), info.size_bytes / kBlkSectorBytes);
+  store_le<uint64_t>(at(kConfigCapacity), size_bytes_ / kBlkSectorBytes);
   store_le<uint32_t>(at(kConfigSegMax), kSegMax);
   store_le<uint32_t>(at(kConfigBlkSize), block);
   *at(kConfigPhysicalExponent) =
@@ -173,6 +184,7 @@ Result<> VirtioBlk::activate(const VirtioActivation& activation) {
 
 void VirtioBlk::take_over() {
   stopping_ = false;
+  disk_.thread().add_poller(*this);
   for (const auto& queue : queues_) {
     Queue& served = *queue;
     disk_.thread().watch_signal(served.kick_fd, [this, &served] { serve(served); });
@@ -198,6 +210,7 @@ void VirtioBlk::reset() {
 
 void VirtioBlk::stop() {
   stopping_ = true;
+  disk_.thread().remove_poller(*this);
   for (const auto& queue : queues_) {
     if (!queue->broken) disk_.thread().unwatch(queue->kick_fd);
     for (Slot& slot : queue->slots) {
@@ -210,19 +223,37 @@ void VirtioBlk::stop() {
   if (in_flight_ == 0) idle_.release();
 }
 
-void VirtioBlk::serve(Queue& queue) {
-  if (stopping_ || queue.broken) return;
-  queue.ring->disable_kicks();
+// Takes the chains that are there; returns whether there was one.
+bool VirtioBlk::serve(Queue& queue) {
+  if (stopping_ || queue.broken) return false;
+  if (std::exchange(queue.kicks_asked, false)) queue.ring->disable_kicks();
   // A driver that adds chains as fast as we take them must not keep the loop for ever.
   unsigned left = 2U * queue.ring->size();
-  do {
-    while (serve_one(queue)) {
-      if (--left > 0) continue;
-      if (!std::exchange(queue.again_asked, true)) disk_.thread().defer(queue.again);
-      return;
+  const unsigned all = left;
+  while (serve_one(queue)) {
+    if (--left > 0) continue;
+    if (!std::exchange(queue.again_asked, true)) disk_.thread().defer(queue.again);
+    break;
+  }
+  return left < all;
+}
+
+bool VirtioBlk::poll() {
+  bool any = false;
+  for (const auto& queue : queues_) {
+    if (queue->ring->has_available() && !queue->starved) any |= serve(*queue);
+  }
+  return any;
+}
+
+void VirtioBlk::ask_for_wakeup() {
+  for (const auto& queue : queues_) {
+    // Until a slot is free, the queue's chains are not looked at: batch_end() goes on with them.
+    while (!queue->broken && !queue->starved && !queue->kicks_asked && !queue->again_asked) {
+      queue->kicks_asked = true;
+      if (queue->ring->enable_kicks()) serve(*queue);
     }
-    if (queue.broken || queue.starved) return;
-  } while (queue.ring->enable_kicks());
+  }
 }
 
 // Takes one chain. False when there is none, or no slot for it, or the ring is broken.

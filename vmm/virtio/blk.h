@@ -12,13 +12,14 @@
 #include <vector>
 
 #include "blockdev/disk.h"
+#include "blockdev/io_thread.h"
 #include "vmm/virtio/blk_request.h"
 #include "vmm/virtio/queue.h"
 #include "vmm/virtio/virtio_device.h"
 
 namespace plumb {
 
-class VirtioBlk final : public VirtioDevice, private BatchEnd {
+class VirtioBlk final : public VirtioDevice, private BatchEnd, private Poller {
  public:
   static constexpr uint16_t kMaxQueues = 64;  // as many as vCPUs
   static constexpr uint16_t kQueueSize = 256;
@@ -46,7 +47,7 @@ class VirtioBlk final : public VirtioDevice, private BatchEnd {
 
   void take_over();
   void stop();
-  void serve(Queue& queue);
+  bool serve(Queue& queue);
   bool serve_one(Queue& queue);
   void act(Queue& queue, VirtqueueChain chain);
   void start(Slot& slot, const BlkRequest& request);
@@ -57,11 +58,15 @@ class VirtioBlk final : public VirtioDevice, private BatchEnd {
   void broken(Queue& queue, const Error& error);
   bool writes_are_durable() const;
   void batch_end() override;
+  bool poll() override;
+  void ask_for_wakeup() override;
 
   Disk& disk_;
   const uint64_t features_;
   const std::vector<uint16_t> queue_sizes_;
-  std::atomic<uint8_t> writeback_;  // of the configuration space
+  // Of the configuration space.
+  std::atomic<uint64_t> size_bytes_;
+  std::atomic<uint8_t> writeback_;
 
   // From activate() to reset(), and only on the disk's I/O thread.
   uint64_t negotiated_ = 0;

@@ -57,7 +57,7 @@ class Round {
 
   void hold_once() {
     std::binary_semaphore drained(0);
-    disk_.thread().run([&] { disk_.hold([&] { drained.release(); }); });
+    disk_.thread().run([&] { disk_.hold(kForever, [&](Result<>) { drained.release(); }); });
     drained.acquire();
     disk_.thread().run([&] {
       ENSURE(disk_.in_flight() == 0);

@@ -247,7 +247,7 @@ TEST_CASE("a reset while the disk is held takes parked requests back") {
   Fixture fixture;
   REQUIRE(fixture.driver->start().ok());
   std::binary_semaphore drained(0);
-  fixture.on_thread([&] { fixture.disk->hold([&] { drained.release(); }); });
+  fixture.on_thread([&] { fixture.disk->hold(kForever, [&](Result<>) { drained.release(); }); });
   drained.acquire();
   for (int i = 0; i < 8; ++i) {
     fixture.driver->queue()
@@ -262,6 +262,48 @@ TEST_CASE("a reset while the disk is held takes parked requests back") {
   CHECK(fixture.control.seen.empty());
   REQUIRE(fixture.driver->start().ok());
   CHECK(fixture.flush() == kBlkOk);
+}
+
+TEST_CASE("a disk that grew tells the guest, and is used up to its new end") {
+  Fixture fixture;
+  REQUIRE(fixture.driver->start().ok());
+  fixture.control.keep = true;
+  fixture.control.grow_to = 2 * kSize;
+  const GuestBuffer data = fixture.guest.allocate(512);
+  CHECK(fixture.read(kSize / 512, data) == 1);
+  fixture.on_thread([&] { ENSURE(fixture.disk->reread_size().ok()); });
+  CHECK(fixture.driver->config<uint64_t>(0) == 2 * kSize / 512);
+  CHECK(fixture.driver->config_interrupts == 1);
+  fixture.on_thread([&] { ENSURE(fixture.disk->reread_size().ok()); });
+  CHECK(fixture.driver->config_interrupts == 1);
+  fixture.driver->queue()
+      .chain()
+      .readable(fixture.header(0, kSize / 512))
+      .writable(data)
+      .writable(fixture.guest.allocate(1))
+      .send();
+  fixture.wait_kept(1);
+  fixture.let_go();
+  fixture.driver->queue().wait_used();
+}
+
+TEST_CASE("a reset takes back what an error stopped") {
+  Fixture fixture({.id = "data", .on_error = ErrorPolicy::kPause});
+  REQUIRE(fixture.driver->start().ok());
+  fixture.control.keep = true;
+  const GuestBuffer data = fixture.guest.allocate(4096);
+  fixture.driver->queue()
+      .chain()
+      .readable(fixture.header(1, 0))
+      .readable(data)
+      .writable(fixture.guest.allocate(1))
+      .send();
+  fixture.wait_kept(1);
+  fixture.let_go(ENOSPC);
+  fixture.on_thread([&] { ENSURE(fixture.disk->stopped()); });
+  fixture.driver->reset();
+  fixture.on_thread([&] { fixture.disk->retry(); });
+  CHECK(fixture.control.seen.size() == 1);
 }
 
 TEST_CASE("reset is harmless when not active, and twice") {

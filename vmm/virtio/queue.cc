@@ -100,6 +100,10 @@ Result<> Virtqueue::map(const VirtioQueueSetup& setup) {
   return {};
 }
 
+bool Virtqueue::has_available() const {
+  return load_relaxed(available_ + kRingIndex) != next_available_;
+}
+
 Result<std::optional<VirtqueueChain>> Virtqueue::pop() {
   const auto ahead = static_cast<uint16_t>(load_acquire(available_ + kRingIndex) - next_available_);
   if (ahead == 0) return std::optional<VirtqueueChain>();

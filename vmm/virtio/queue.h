@@ -78,6 +78,9 @@ class Virtqueue {
   // device calls needs_reset() and stops using the queue.
   Result<std::optional<VirtqueueChain>> pop();
 
+  // Whether pop() would bring something, or an error.
+  bool has_available() const;
+
   // Gives a chain back: `written` bytes were written to its writable part. The guest sees it after
   // publish().
   void push(VirtqueueChain chain, uint32_t written);

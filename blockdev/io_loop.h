@@ -1,0 +1,101 @@
+// IoLoop: the loop of an I/O thread, one turn at a time. IoThread runs it on a thread of its own,
+// or lets its owner turn it (simulations).
+//
+// One turn: poll for what guests added → wait, in one system call, which also submits what was
+// queued → posted tasks → fd handlers → timers → completions → batch ends.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "blockdev/io_engine.h"
+#include "blockdev/io_thread.h"
+#include "blockdev/limits.h"
+
+namespace plumb {
+
+class HelperThread;
+
+class IoLoop {
+ public:
+  using Task = IoThread::Task;
+
+  explicit IoLoop(IoThread::Config config);
+  ~IoLoop();
+
+  // On the thread that will turn the loop. Errors: the engine asked for does not work here.
+  Result<> set_up();
+  // The same with an engine of the caller's, which is told nothing of `Config::engine`.
+  void set_up(std::unique_ptr<IoEngine> engine);
+
+  // Ends the engine, on the thread that used it.
+  void tear_down();
+
+  // Returns when something was done, at the latest at `until_ns`.
+  void turn(int64_t until_ns);
+
+  const IoThread::Config& config() const { return config_; }
+  const std::string& engine_name() const { return engine_name_; }
+  const std::string& engine_reason() const { return engine_reason_; }
+  IoEngine& engine() { return *engine_; }
+  int64_t turn_ns() const { return turn_ns_; }
+
+  void post(Task task);  // any thread
+
+  void watch(int fd, std::function<void()> ready, IoEngine::Trigger trigger);
+  void unwatch(int fd);
+  void defer(IoOp& op) { deferred_.push(op); }
+  void call_at_batch_end(BatchEnd& listener);
+  void add_poller(Poller& poller) { pollers_.push_back(&poller); }
+  void remove_poller(Poller& poller) { std::erase(pollers_, &poller); }
+  void set_timer(IoTimer& timer, int64_t at_ns);
+  void cancel_timer(IoTimer& timer);
+
+ private:
+  struct Watch {
+    int fd = -1;  // -1: free
+    // Kept alive while it runs, also when it unwatches itself.
+    std::shared_ptr<std::function<void()>> ready;
+  };
+
+  void poll_for_work();
+  void learn_from_wait();
+  void run_tasks();
+  void run_ready();
+  void run_timers();
+  void run_completions();
+  void run_batch_ends();
+
+  const IoThread::Config config_;
+  std::string engine_name_;
+  std::string engine_reason_;
+
+  UniqueFd wake_fd_;
+  UniqueFd helper_fd_;
+  std::mutex tasks_mutex_;
+  std::vector<Task> tasks_;  // guarded by tasks_mutex_
+
+  // The rest belongs to the thread that turns the loop.
+  std::unique_ptr<HelperThread> helper_;  // nullptr: the engine has no use for it
+  std::unique_ptr<IoEngine> engine_;
+  IoEvents events_;
+  IoOpList deferred_;
+  std::vector<Task> running_tasks_;
+  std::array<Watch, kWatches> watches_;
+  std::vector<BatchEnd*> batch_ends_;
+  std::vector<Poller*> pollers_;
+  IoTimer* timers_ = nullptr;  // the next one first
+
+  int64_t turn_ns_ = 0;       // when the events of this turn were taken
+  int64_t completed_ns_ = 0;  // the last turn that completed something
+  int64_t poll_ns_ = 0;       // how long the next poll may last
+  bool completed_ = false;    // the last turn did
+  bool missed_ = false;       // polled since, in vain
+};
+
+}  // namespace plumb

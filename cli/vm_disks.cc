@@ -1,0 +1,191 @@
+#include "cli/vm_disks.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "blockdev/file_device.h"
+#include "blockdev/io_engine.h"
+#include "cli/disk_metrics.h"
+
+namespace plumb {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string describe(const DiskError& error, const std::string& id, const std::string& label) {
+  std::string text =
+      fmt::format("disk {} ({}): {} of {} bytes at {} failed: {}", id, label, name_of(error.op),
+                  error.length, error.offset, std::strerror(error.error));
+  if (error.unspoken > 0) text += fmt::format(" (and {} errors before it)", error.unspoken);
+  if (error.stopped) text += "; the VM is paused, `plumb resume` tries again";
+  return text;
+}
+
+std::string word_of(bool word, const char* yes, const char* no) { return word ? yes : no; }
+
+}  // namespace
+
+Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
+                                        DiskSource source, const Failed& failed) {
+  const EngineKind engine = TRY(parse_engine_kind(disk.engine));
+  Open open;
+  open.definition = &disk;
+  open.label = source.label;
+  open.device = source.device;
+  if (disk.lun.empty()) {
+    open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
+    if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
+  }
+  // Thread names end at 15 characters (prctl(2), PR_SET_NAME).
+  open.thread = TRY(IoThread::start({.name = ("io-" + disk.id).substr(0, 15),
+                                     .engine = engine,
+                                     .cpus = definition.io_thread_cpus,
+                                     .poll_max_ns = int64_t{1000} * definition.io_poll_us}));
+  std::unique_ptr<FileDevice> device = TRY(FileDevice::open({.fd = std::move(source.fd),
+                                                             .label = source.label,
+                                                             .read_only = disk.read_only,
+                                                             .discard = disk.discard},
+                                                            *open.thread));
+  Disk::Config config{.id = disk.id, .serial = disk.serial};
+  config.cache = disk.cache == "writeback" ? CacheMode::kWriteback : CacheMode::kWritethrough;
+  config.on_error = disk.on_error == "pause" ? ErrorPolicy::kPause : ErrorPolicy::kReport;
+  config.limit = {.requests_per_second = disk.iops,
+                  .bytes_per_second = disk.bandwidth_bytes,
+                  .burst_seconds = static_cast<double>(disk.burst_seconds)};
+  config.failed = [failed, id = disk.id, label = source.label](const DiskError& error) {
+    failed(id, describe(error, id, label), error.stopped);
+  };
+  open.disk = std::make_unique<Disk>(std::move(config), std::move(device), *open.thread);
+  log::info("disk {}: {} at {}, {}, {}, {} ({})", disk.id, open.label, open.device,
+            format_size(open.disk->info().size_bytes), disk.cache, open.thread->engine_name(),
+            open.thread->engine_reason());
+  return open;
+}
+
+Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSource> sources,
+                              const Failed& failed) {
+  VmDisks disks;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    disks.disks_.push_back(
+        TRY(open_one(definition, definition.disks[i], std::move(sources[i]), failed)));
+  }
+  return disks;
+}
+
+Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
+  for (const Open& open : disks_) {
+    Result<> done;
+    open.thread->run([&] { done = act(); });
+    TRY(done);
+  }
+  return {};
+}
+
+Result<> VmDisks::add_memory(const GuestMemory& memory) {
+  std::vector<iovec> regions;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    regions.push_back({.iov_base = region.host, .iov_len = region.size_bytes});
+  }
+  for (const Open& open : disks_) {
+    Result<> added;
+    open.thread->run([&] { added = open.thread->engine().add_memory(regions); });
+    if (added) continue;
+    remove_memory();
+    return failed("disk {}: {}, or leave registered-memory out", open.definition->id,
+                  added.error().message);
+  }
+  return {};
+}
+
+void VmDisks::remove_memory() {
+  for (const Open& open : disks_) {
+    open.thread->run([&open] { open.thread->engine().remove_memory(); });
+  }
+}
+
+void VmDisks::retry() {
+  for (const Open& open : disks_) {
+    open.thread->run([&open] { open.disk->retry(); });
+  }
+}
+
+uint64_t VmDisks::size_of(const Open& open) {
+  uint64_t size_bytes = 0;
+  open.thread->run([&] { size_bytes = open.disk->info().size_bytes; });
+  return size_bytes;
+}
+
+Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
+  const auto found = std::find_if(disks_.begin(), disks_.end(),
+                                  [&id](const Open& open) { return open.definition->id == id; });
+  if (found == disks_.end()) {
+    return make_error(ErrorKind::kNotFound, "this VM has no disk '{}'", id);
+  }
+  const uint64_t now_bytes = size_of(*found);
+  const uint32_t block = found->disk->info().logical_block_size;
+  if (size_bytes != 0) {
+    if (!found->image) {
+      return usage_error(
+          "disk {} is a LUN: grow it in its array and have the host rescan it, then "
+          "resize without a size",
+          id);
+    }
+    if (found->definition->read_only) return usage_error("disk {} is read-only", id);
+    if (size_bytes % block != 0) {
+      return usage_error("{} bytes are not a multiple of the block size {} of disk {}", size_bytes,
+                         block, id);
+    }
+    if (size_bytes < now_bytes) {
+      return usage_error("disk {} has {} bytes, and a smaller disk would lose what is behind {}",
+                         id, now_bytes, size_bytes);
+    }
+    // Its new end is on the medium before the guest hears of it.
+    if (::ftruncate(found->image.get(), static_cast<off_t>(size_bytes)) != 0 ||
+        ::fsync(found->image.get()) != 0) {
+      return os_error(errno, "disk {} ({}) cannot grow to {} bytes", id, found->label, size_bytes);
+    }
+  }
+  Result<> reread;
+  found->thread->run([&] { reread = found->disk->reread_size(); });
+  TRY(reread);
+  const uint64_t then_bytes = size_of(*found);
+  if (then_bytes != now_bytes)
+    log::info("disk {} has grown from {} to {} bytes", id, now_bytes, then_bytes);
+  return then_bytes;
+}
+
+Json VmDisks::status() const {
+  Json all = Json::array();
+  for (const Open& open : disks_) {
+    const DiskDefinition& disk = *open.definition;
+    bool stopped = false;
+    open.thread->run([&] { stopped = open.disk->stopped(); });
+    all.push_back({{"id", disk.id},
+                   {"serial", disk.serial},
+                   {"source", disk.lun.empty() ? disk.image : disk.lun},
+                   {"device", open.device},
+                   {"size_bytes", size_of(open)},
+                   {"read_only", disk.read_only},
+                   {"cache", disk.cache},
+                   {"engine", open.thread->engine_name()},
+                   {"on_error", disk.on_error},
+                   {"state", word_of(stopped, "stopped", "running")},
+                   {"statistics", statistics_json(open.disk->stats())}});
+  }
+  return all;
+}
+
+std::string VmDisks::metrics(const std::string& vm) const {
+  std::vector<NamedStats> all;
+  for (const Open& open : disks_) all.push_back({open.definition->id, &open.disk->stats()});
+  return prometheus_text(vm, all);
+}
+
+}  // namespace plumb

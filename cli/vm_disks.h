@@ -1,0 +1,72 @@
+// VmDisks: the disks of a running VM, as its process and its control API see them.
+//
+// For the control thread, but for the call-back.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "blockdev/disk.h"
+#include "blockdev/io_thread.h"
+#include "cli/definition.h"
+#include "cli/disk_source.h"
+#include "vmm/guest_memory.h"
+
+namespace plumb {
+
+class VmDisks {
+ public:
+  // A sentence about the error; `stopped`: the disk waits for retry(). On the disk's I/O thread.
+  using Failed =
+      std::function<void(const std::string& disk, const std::string& message, bool stopped)>;
+
+  // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
+  // own. `definition` outlives this.
+  static Result<VmDisks> open(const VmDefinition& definition, std::vector<DiskSource> sources,
+                              const Failed& failed);
+
+  size_t count() const { return disks_.size(); }
+  Disk& at(size_t index) { return *disks_[index].disk; }
+
+  // Calls `act` on each I/O thread, up to the first error.
+  Result<> on_each_thread(const std::function<Result<>()>& act);
+
+  // Registers a guest's memory with the I/O threads, or takes it back; no device may work. Errors:
+  // RLIMIT_MEMLOCK, or an engine that cannot; then no thread has it.
+  Result<> add_memory(const GuestMemory& memory);
+  void remove_memory();
+
+  // Sends what errors left undone.
+  void retry();
+
+  // Grows an image to `size_bytes`; 0 only looks how large the LUN or image is now. The guest is
+  // told. Returns the new size. Errors: no such disk, a LUN with a size, a size that is smaller or
+  // no multiple of the block size, a medium that has shrunk.
+  Result<uint64_t> resize(const std::string& id, uint64_t size_bytes);
+
+  nlohmann::json status() const;
+  // Prometheus text format 0.0.4.
+  std::string metrics(const std::string& vm) const;
+
+ private:
+  struct Open {
+    const DiskDefinition* definition = nullptr;
+    std::string label;   // "image root.img", "LUN naa.…"
+    std::string device;  // the path behind it now
+    UniqueFd image;      // to grow it; none for a LUN
+    std::unique_ptr<IoThread> thread;
+    std::unique_ptr<Disk> disk;
+  };
+  static Result<Open> open_one(const VmDefinition& definition, const DiskDefinition& disk,
+                               DiskSource source, const Failed& failed);
+  static uint64_t size_of(const Open& open);
+
+  std::vector<Open> disks_;
+};
+
+}  // namespace plumb

@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# limit: 400
+# Disks that grow, fill up and vanish under a running guest: the guest learns of growth; the VM pauses with the disk and the
+# cause, and goes on when there is room again.
+read -r _ gone < <(lio_lun gone 64M)
+read -r growing_device growing < <(scsi_debug_lun 64 virtual_gb=1)
+truncate -s 64M "$work/small.fs"
+mkfs.ext4 -q "$work/small.fs"
+mkdir "$work/small"
+mount -o loop "$work/small.fs" "$work/small"
+plumb image create --sparse "$work/small/full.img" 40M
+# All but a little.
+dd if=/dev/zero of="$work/small/filler" bs=1M 2>/dev/null || true
+plumb image create "$work/image.img" 8M
+
+initrd=$(busybox_guest_initrd trouble 6.1 fio <<'END'
+mkdir -p /dev/shm /etc
+mount -t tmpfs shm /dev/shm
+for disk in /sys/block/vd*; do eval "$(cat $disk/serial)=\${disk##*/}"; done
+echo "READY"
+while [ "$(cat /sys/block/$image/size)" = 16384 ]; do usleep 100000; done
+echo "GREW image $(cat /sys/block/$image/size)"
+while [ "$(cat /sys/block/$lun/size)" = 2097152 ]; do usleep 100000; done
+echo "GREW lun $(cat /sys/block/$lun/size)"
+fio --name=full --filename=/dev/$full --rw=write --bs=64k --direct=1 --size=30M --verify=crc32c --verify_fatal=1 \
+  --ioengine=libaio --iodepth=8 --eta=never --output=/fio.out && echo "WROTE full"
+echo "NOW gone"
+dd if=/dev/zero of=/dev/$gone bs=4k count=100000 conv=fsync
+END
+)
+start_guest trouble --memory 512M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
+  --disk "$work/image.img,id=image" --lun "$growing,id=lun" --disk "$work/small/full.img,id=full,on-error=pause" \
+  --lun "$gone,id=gone"
+
+status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1]))' "$1"; }
+paused() { [ "$(status state)" = paused ]; }
+
+expect_line "$logs/trouble.console" "READY" 100
+check "an image grows" plumb disk resize trouble image 16M
+expect_line "$logs/trouble.console" "GREW image 32768" 60
+echo 2 >/sys/bus/pseudo/drivers/scsi_debug/virtual_gb
+echo 1 >"/sys/block/${growing_device#/dev/}/device/rescan"
+check "a LUN grows" plumb disk resize trouble lun
+expect_line "$logs/trouble.console" "GREW lun 4194304" 60
+
+check "the VM pauses when its disk is full" wait_for 60 paused
+check "it says which disk and why" grep -E '^disk full \(image .*full.img\): write of [0-9]+ bytes at [0-9]+ failed: No space left on device; the VM is paused' <(status pause_reason)
+rm "$work/small/filler"
+check "it goes on when there is room" plumb resume trouble
+expect_line "$logs/trouble.console" "WROTE full" 100
+
+expect_line "$logs/trouble.console" "NOW gone" 10
+lio_lun_remove gone
+check "the VM pauses when its LUN is gone" wait_for 60 paused
+check "it says which LUN" grep -E "^disk gone \(LUN $gone\): (read|write) of [0-9]+ bytes at [0-9]+ failed: " <(status pause_reason)
+check "it can be killed" plumb kill trouble
+guest_ends trouble 0 20
+umount "$work/small"
