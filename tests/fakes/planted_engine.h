@@ -41,7 +41,7 @@ class PlantedEngine final : public IoEngine {
   // With kEarlyCompletion a write is sent, from a copy, when this many newer ones came; what is
   // still held back is lost when the engine goes, as with the process. A read meanwhile finds the
   // old content.
-  static constexpr size_t kWritesHeldBack = 4;
+  static constexpr size_t kWritesHeldBack = 32;
 
   PlantedEngine(std::unique_ptr<IoEngine> below, PlantedBug bug);
   ~PlantedEngine() override;
