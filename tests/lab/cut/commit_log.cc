@@ -167,7 +167,7 @@ Commit Generations::next() {
     commit.zeroes = true;
     commit.count = 1 + random % 16;
   } else {
-    commit.zeroes = area_ != 0 && random % 8 == 0;
+    commit.zeroes = mix_ == Mix::kBack && area_ != 0 && random % 8 == 0;
     // Short ones as often as long ones.
     const uint64_t longest = uint64_t{1} << ((random >> 3U) % 8);
     commit.count = 1 + (random >> 8U) % longest;

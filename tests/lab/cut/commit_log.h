@@ -31,9 +31,9 @@ static_assert(kAppendSectors + (kAreas - 1) * kAreaSectors == kRegionSectors);
 inline constexpr uint64_t kUnreported = 8;
 
 enum class Mix : uint8_t {
-  kThrough,  // each write and each zeroing is a commit
-  kBack,     // so that an fdatasync makes some of them commits
-  kZeroes,   // as kThrough, mostly zeroing
+  kThrough,  // each write is a commit of its own; without a zeroing, whose flush could save a write
+  kBack,     // an fdatasync makes a few writes and zeroings commits
+  kZeroes,   // each zeroing is a commit of its own, with few writes between
 };
 
 struct Run {

@@ -62,7 +62,7 @@ TEST_CASE("a disk that has all that was acknowledged has lost nothing") {
 }
 
 TEST_CASE("the write in flight may be there, not there, or torn") {
-  Fixture fixture(Mix::kThrough);
+  Fixture fixture(GENERATE(Mix::kThrough, Mix::kBack));
   const uint64_t sectors = GENERATE(0, 1, 3, kRegionSectors);
   for (unsigned i = 0; i < 60; ++i) {
     fixture.put(5);
