@@ -42,14 +42,16 @@ verdict() {
 
 caught() {
   "${rig[@]}" --cuts 5 --planted "$1"
-  [ $? -eq 1 ]
+  [ $? -eq 10 ]
 }
 
 scripts/deps.sh || exit 1
-if ! { cmake --preset release && cmake --build --preset release --target crash_rig; } >build/crash-build.log 2>&1; then
+mkdir -p build
+build() { cmake --preset release && cmake --build --preset release --target crash_rig; }
+build >build/crash-build.log 2>&1 || {
   tail -n 40 build/crash-build.log
   exit 1
-fi
+}
 if [ ${#planted[@]} -gt 0 ]; then
   for bug in "${planted[@]}"; do verdict "planted $bug is caught" caught "$bug"; done
 else
