@@ -12,5 +12,5 @@ if [ -n "$planted" ]; then
 fi
 cp -r /lab/guest "$work/guest.fs"
 initrd=$(busybox_guest_initrd guest <"$work/guest.fs/commit.sh")
-exec plumb run --name guest --memory 512M --console virtio --kernel "$(guest_elf)" --initrd "$initrd" \
+exec plumb run --name guest --memory 256M --console virtio --kernel "$(guest_elf)" --initrd "$initrd" \
   --cmdline "$quiet_cmdline" --lun "$wwn,cache=$cache_mode"
