@@ -84,16 +84,16 @@ void PlantedEngine::submit(IoOp& op) {
   below_->submit(op);
 }
 
-void PlantedEngine::wait(bool block, IoEvents& events) {
-  wait_below(block && events_.completed.empty() && events_.ready.empty());
+void PlantedEngine::wait(int64_t until_ns, IoEvents& events) {
+  wait_below(events_.completed.empty() && events_.ready.empty() ? until_ns : kNoWait);
   events.completed.push_all(events_.completed);
   events.ready.insert(events.ready.end(), events_.ready.begin(), events_.ready.end());
   events_.ready.clear();
 }
 
 // Keeps what came for the submitters, and ends the held writes among it.
-void PlantedEngine::wait_below(bool block) {
-  below_->wait(block, events_);
+void PlantedEngine::wait_below(int64_t until_ns) {
+  below_->wait(until_ns, events_);
   IoOpList theirs;
   while (IoOp* op = events_.completed.pop()) {
     if (op->done == HeldWrite::ended) {
@@ -108,7 +108,7 @@ void PlantedEngine::wait_below(bool block) {
 
 // No operation may be in flight, also none that nobody waits for.
 void PlantedEngine::remove_file(IoFile file) {
-  while (sent_late_ > 0) wait_below(true);
+  while (sent_late_ > 0) wait_below(kForever);
   below_->remove_file(file);
 }
 

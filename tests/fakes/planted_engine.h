@@ -56,14 +56,16 @@ class PlantedEngine final : public IoEngine {
     below_->watch(token, fd, trigger);
   }
   void unwatch(uint32_t token) override { below_->unwatch(token); }
-  void wait(bool block, IoEvents& events) override;
+  void wait(int64_t until_ns, IoEvents& events) override;
+  bool ready() const override { return !events_.completed.empty() || below_->ready(); }
+  int64_t now_ns() const override { return below_->now_ns(); }
 
  private:
   struct HeldWrite;
 
   void complete(IoOp& op, int64_t result);
   void complete_early(IoOp& op);
-  void wait_below(bool block);
+  void wait_below(int64_t until_ns);
   bool is_flush_of_range(const IoOp& op);
 
   const std::unique_ptr<IoEngine> below_;
