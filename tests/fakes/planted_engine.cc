@@ -106,10 +106,19 @@ void PlantedEngine::wait_below(int64_t until_ns) {
   events_.completed = theirs;
 }
 
-// No operation may be in flight, also none that nobody waits for.
-void PlantedEngine::remove_file(IoFile file) {
+// For calls that want no operation in flight, also none that nobody waits for.
+void PlantedEngine::await_late_writes() {
   while (sent_late_ > 0) wait_below(kForever);
+}
+
+void PlantedEngine::remove_file(IoFile file) {
+  await_late_writes();
   below_->remove_file(file);
+}
+
+void PlantedEngine::remove_memory() {
+  await_late_writes();
+  below_->remove_memory();
 }
 
 void PlantedEngine::complete(IoOp& op, int64_t result) {

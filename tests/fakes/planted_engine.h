@@ -51,6 +51,10 @@ class PlantedEngine final : public IoEngine {
   const char* name() const override { return below_->name(); }
   IoFile add_file(int fd) override { return below_->add_file(fd); }
   void remove_file(IoFile file) override;
+  Result<> add_memory(std::span<const iovec> regions) override {
+    return below_->add_memory(regions);
+  }
+  void remove_memory() override;
   void submit(IoOp& op) override;
   void watch(uint32_t token, int fd, Trigger trigger) override {
     below_->watch(token, fd, trigger);
@@ -66,6 +70,7 @@ class PlantedEngine final : public IoEngine {
   void complete(IoOp& op, int64_t result);
   void complete_early(IoOp& op);
   void wait_below(int64_t until_ns);
+  void await_late_writes();
   bool is_flush_of_range(const IoOp& op);
 
   const std::unique_ptr<IoEngine> below_;
