@@ -134,26 +134,31 @@ bool IoLoop::few_in_flight() const {
                      [](const Poller* poller) { return poller->few_in_flight(); });
 }
 
+void IoLoop::wait_once(int64_t until_ns) {
+  waits_.store(waits() + 1, std::memory_order_relaxed);
+  engine_->wait(until_ns, events_);
+}
+
 void IoLoop::poll_for_completions() {
-  engine_->wait(kNoWait, events_);  // submits
+  wait_once(kNoWait);  // submits
   const int64_t end_ns = engine_->now_ns() + config_.poll_max_ns;
   while (events_.completed.empty() && events_.ready.empty() && !engine_->ready()) {
     if (engine_->now_ns() >= end_ns) return;
     __builtin_ia32_pause();
   }
-  engine_->wait(kNoWait, events_);
+  wait_once(kNoWait);
 }
 
 void IoLoop::wait(int64_t until_ns) {
   if (config_.poll_max_ns == 0) {
-    engine_->wait(until_ns, events_);
+    wait_once(until_ns);
     turn_ns_ = engine_->now_ns();
     return;
   }
   const int64_t begin_ns = engine_->now_ns();
   const bool few = few_in_flight() && until_ns != kNoWait;
   if (few && completion_poll_.worth_looking()) poll_for_completions();
-  if (events_.completed.empty() && events_.ready.empty()) engine_->wait(until_ns, events_);
+  if (events_.completed.empty() && events_.ready.empty()) wait_once(until_ns);
   turn_ns_ = engine_->now_ns();
   const bool kicked = std::any_of(events_.ready.begin(), events_.ready.end(),
                                   [](uint32_t token) { return token >= kFirstFreeToken; });

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -75,6 +76,7 @@ class IoLoop {
   const std::string& engine_reason() const { return engine_reason_; }
   IoEngine& engine() { return *engine_; }
   int64_t turn_ns() const { return turn_ns_; }
+  uint64_t waits() const { return waits_.load(std::memory_order_relaxed); }  // any thread
 
   void post(Task task);  // any thread
 
@@ -94,6 +96,7 @@ class IoLoop {
     std::shared_ptr<std::function<void()>> ready;
   };
 
+  void wait_once(int64_t until_ns);
   void poll_for_work();
   void wait(int64_t until_ns);
   bool few_in_flight() const;
@@ -116,6 +119,7 @@ class IoLoop {
   // The rest belongs to the thread that turns the loop.
   std::unique_ptr<HelperThread> helper_;  // nullptr: the engine has no use for it
   std::unique_ptr<IoEngine> engine_;
+  std::atomic<uint64_t> waits_ = 0;
   IoEvents events_;
   IoOpList deferred_;
   std::vector<Task> running_tasks_;

@@ -105,6 +105,7 @@ void IoThread::remove_poller(Poller& poller) { loop_->remove_poller(poller); }
 void IoThread::set_timer(IoTimer& timer, int64_t at_ns) { loop_->set_timer(timer, at_ns); }
 void IoThread::cancel_timer(IoTimer& timer) { loop_->cancel_timer(timer); }
 int64_t IoThread::turn_ns() const { return loop_->turn_ns(); }
+uint64_t IoThread::waits() const { return loop_->waits(); }
 IoEngine& IoThread::engine() { return loop_->engine(); }
 
 }  // namespace plumb

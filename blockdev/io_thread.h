@@ -101,6 +101,10 @@ class IoThread {
   const std::string& engine_name() const;
   const std::string& engine_reason() const;
 
+  // How often it has waited: each is a system call, and with io_uring all that a batch of requests
+  // costs. Any thread.
+  uint64_t waits() const;
+
   // Runs `task` on this thread, soon, in the order posted. Any thread.
   void post(Task task);
   // Runs `task` on this thread and waits for its end; directly when called on this thread.

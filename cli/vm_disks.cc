@@ -177,6 +177,7 @@ Json VmDisks::status() const {
                    {"read_only", disk.read_only},
                    {"cache", disk.cache},
                    {"engine", open.thread->engine_name()},
+                   {"io_thread_waits", open.thread->waits()},
                    {"on_error", disk.on_error},
                    {"state", word_of(stopped, "stopped", "running")},
                    {"statistics", statistics_json(open.disk->stats())}});

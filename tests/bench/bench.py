@@ -130,6 +130,16 @@ def system_calls(vmm, kind, count):
     return (traced(count) - traced(short)) / (count - short) * 1000
 
 
+def io_thread_waits(vmm, kind, count):
+    """Waits of the disk's thread per 1,000 I/Os, by its own count: unlike strace that slows nothing."""
+    process = vmm.start(f"{kind} qd=32 batch=16 count={count} stay")
+    vmm.read_until(process, b"END")
+    status = subprocess.run(["curl", "-s", "--unix-socket", vmm.folder / "run/bench/control.sock",
+                             "http://vm/vm"], capture_output=True, timeout=DEADLINE_S, check=True)
+    vmm.kill(process)
+    return json.loads(status.stdout)["disks"][0]["io_thread_waits"] / count * 1000
+
+
 def run_syscalls(bench):
     for kind in ("read", "write"):
         ours, theirs = [], []
@@ -138,6 +148,10 @@ def run_syscalls(bench):
             theirs.append(system_calls(QemuPci(*bench.place), kind, 20000))
         bench.add(f"syscalls {kind} qd=32 batch=16", "per 1000", median(ours),
                   {"qemu": median(theirs)}, "≤ 150", lambda ours, qemu: ours <= 150)
+    for kind in ("read", "write"):
+        waits = [io_thread_waits(bench.ours(), kind, 40000) for _ in range(bench.runs or 3)]
+        bench.add(f"waits {kind} qd=32 batch=16", "per 1000", median(waits), {}, "≤ 150",
+                  lambda ours: ours <= 150)
 
 
 BENCHMARKS = {
@@ -165,20 +179,21 @@ class Bench:
         self.place = (arguments.build.resolve(), folder, self.image)
         self.results = []
         self.all_met = True
-        self.titled = False
+        self.columns = None
 
     def ours(self):
         return Plumb(*self.place, self.options)
 
     def add(self, name, unit, ours, peers, goal, met):
         """Records a result and prints its row."""
-        if not self.titled:
+        if self.columns is None:
+            self.columns = list(peers)
             print(f"{'benchmark':<28} {'unit':<9} {'plumb':>10}" +
                   "".join(f" {peer:>10} {'ratio':>6}" for peer in peers) + "  goal")
-            self.titled = True
+        cells = [f" {peers[peer]:>10.1f} {ours / peers[peer]:>6.2f}" if peer in peers else " " * 18
+                 for peer in self.columns]
         good = met(ours, *peers.values())
-        print(f"{name:<28} {unit:<9} {ours:>10.1f}" +
-              "".join(f" {value:>10.1f} {ours / value:>6.2f}" for value in peers.values()) +
+        print(f"{name:<28} {unit:<9} {ours:>10.1f}{''.join(cells)}"
               f"  {goal}: {'met' if good else 'MISSED'}", flush=True)
         self.results.append({"name": name, "unit": unit, "ours": ours, "peers": peers})
         self.all_met &= good
