@@ -13,7 +13,7 @@
 namespace plumb {
 
 // How long an I/O thread looks for a guest's next request, or a completion, before it sleeps;
-// docs/decisions/0006-polling.md tells why.
+// docs/decisions/0007-polling.md tells why.
 inline constexpr unsigned kDefaultPollUs = 100;
 
 struct DiskDefinition {
