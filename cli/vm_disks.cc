@@ -33,7 +33,8 @@ std::string word_of(bool word, const char* yes, const char* no) { return word ? 
 }  // namespace
 
 Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                                        DiskSource source, const Failed& failed) {
+                                        DiskSource source, const Failed& failed,
+                                        const EngineDecorator& decorate) {
   const EngineKind engine = TRY(parse_engine_kind(disk.engine));
   Open open;
   open.definition = &disk;
@@ -47,7 +48,8 @@ Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const Di
   open.thread = TRY(IoThread::start({.name = ("io-" + disk.id).substr(0, 15),
                                      .engine = engine,
                                      .cpus = definition.io_thread_cpus,
-                                     .poll_max_ns = int64_t{1000} * definition.io_poll_us}));
+                                     .poll_max_ns = int64_t{1000} * definition.io_poll_us,
+                                     .decorate = decorate}));
   std::unique_ptr<FileDevice> device = TRY(FileDevice::open({.fd = std::move(source.fd),
                                                              .label = source.label,
                                                              .read_only = disk.read_only,
@@ -70,11 +72,11 @@ Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const Di
 }
 
 Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Failed& failed) {
+                              const Failed& failed, const EngineDecorator& decorate) {
   VmDisks disks;
   for (size_t i = 0; i < sources.size(); ++i) {
     disks.disks_.push_back(
-        TRY(open_one(definition, definition.disks[i], std::move(sources[i]), failed)));
+        TRY(open_one(definition, definition.disks[i], std::move(sources[i]), failed, decorate)));
   }
   return disks;
 }

@@ -19,6 +19,9 @@
 
 namespace plumb {
 
+// Puts a layer between the devices and the engine of an I/O thread; empty: none. For tests.
+using EngineDecorator = decltype(IoThread::Config::decorate);
+
 class VmDisks {
  public:
   // A sentence about the error; `stopped`: the disk waits for retry(). On the disk's I/O thread.
@@ -28,7 +31,7 @@ class VmDisks {
   // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
   // own. `definition` outlives this.
   static Result<VmDisks> open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Failed& failed);
+                              const Failed& failed, const EngineDecorator& decorate = {});
 
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
@@ -63,7 +66,8 @@ class VmDisks {
     std::unique_ptr<Disk> disk;
   };
   static Result<Open> open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                               DiskSource source, const Failed& failed);
+                               DiskSource source, const Failed& failed,
+                               const EngineDecorator& decorate);
   static uint64_t size_of(const Open& open);
 
   std::vector<Open> disks_;

@@ -1,5 +1,5 @@
-// plumb-vm: one VM's process, started by `plumb run`. Arguments: NAME, the descriptor of its
-// definition (JSON), the descriptor for the start report or -1, and "verbose".
+#include "cli/vm_main.h"
+
 #include <fmt/core.h>
 
 #include <charconv>
@@ -34,16 +34,17 @@ Result<VmDefinition> read_definition(int fd) {
 }
 
 // `status_fd` becomes -1 once the start is reported.
-Result<ExitCode> run(int definition_fd, int& status_fd) {
+Result<ExitCode> run(int definition_fd, int& status_fd, const EngineDecorator& decorate) {
   const VmDefinition definition = TRY(read_definition(definition_fd));
   const bool foreground = status_fd < 0;
-  return serve_vm(definition, foreground, [&status_fd] {
+  const auto started = [&status_fd] {
     report_start(status_fd, Error{});
     if (status_fd >= 0) ::close(std::exchange(status_fd, -1));
-  });
+  };
+  return serve_vm(definition, foreground, started, decorate);
 }
 
-int run_main(int argc, char** argv) {
+int run_main(int argc, char** argv, const EngineDecorator& decorate) {
   if (argc < 4) {
     fmt::print(stderr, "plumb-vm is started by `plumb run`; see plumb run --help\n");
     return kExitUsage;
@@ -53,7 +54,7 @@ int run_main(int argc, char** argv) {
   log::configure(fmt::format("plumb-vm[{}]", argv[1]),
                  verbose ? log::Level::kDebug : log::Level::kInfo);
   ::signal(SIGPIPE, SIG_IGN);
-  Result<ExitCode> result = run(number_of(argv[2]), status_fd);
+  Result<ExitCode> result = run(number_of(argv[2]), status_fd, decorate);
   if (result) return result.value();
   report_start(status_fd, result.error());
   fmt::print(stderr, "plumb: {}\n", result.error().message);
@@ -61,13 +62,14 @@ int run_main(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace plumb
 
-int main(int argc, char** argv) {
+int vm_main(int argc, char** argv, const EngineDecorator& decorate) {
   try {
-    return plumb::run_main(argc, argv);
+    return run_main(argc, argv, decorate);
   } catch (const std::exception& error) {
     fmt::print(stderr, "plumb-vm: an error nobody expected: {}\n", error.what());
-    return plumb::kExitFailed;
+    return kExitFailed;
   }
 }
+
+}  // namespace plumb

@@ -60,7 +60,7 @@ void allow_locked_memory() {
 
 class VmProcess {
  public:
-  VmProcess(const VmDefinition& definition, bool foreground);
+  VmProcess(const VmDefinition& definition, bool foreground, EngineDecorator decorate);
   ~VmProcess();
   VmProcess(const VmProcess&) = delete;
   VmProcess& operator=(const VmProcess&) = delete;
@@ -89,6 +89,7 @@ class VmProcess {
 
   const VmDefinition definition_;
   const bool foreground_;
+  const EngineDecorator decorate_;  // of the disks' engines
   std::optional<RawTerminal> terminal_;
   UniqueFd lock_;
   std::optional<Kvm> kvm_;
@@ -109,8 +110,11 @@ class VmProcess {
   std::optional<Result<ExitCode>> result_;
 };
 
-VmProcess::VmProcess(const VmDefinition& definition, bool foreground)
-    : definition_(definition), foreground_(foreground), signals_(context_) {}
+VmProcess::VmProcess(const VmDefinition& definition, bool foreground, EngineDecorator decorate)
+    : definition_(definition),
+      foreground_(foreground),
+      decorate_(std::move(decorate)),
+      signals_(context_) {}
 
 VmProcess::~VmProcess() {
   end_guest();  // and its devices first: they use all the rest
@@ -146,7 +150,7 @@ Result<> VmProcess::start_disks() {
   const auto failed = [this](const std::string& disk, const std::string& message, bool stopped) {
     boost::asio::post(context_, [=, this] { on_disk_error(disk, message, stopped); });
   };
-  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed)));
+  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed, decorate_)));
   return {};
 }
 
@@ -332,8 +336,8 @@ nlohmann::json VmProcess::status() const {
 }  // namespace
 
 Result<ExitCode> serve_vm(const VmDefinition& definition, bool foreground,
-                          const std::function<void()>& started) {
-  VmProcess process(definition, foreground);
+                          const std::function<void()>& started, EngineDecorator decorate) {
+  VmProcess process(definition, foreground, std::move(decorate));
   TRY(process.start());
   started();
   return process.run();

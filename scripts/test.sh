@@ -2,7 +2,7 @@
 # All tests, from a bare checkout: installs what is missing, builds, and runs every tier. The
 # closing line is "N passed, N failed", with what was skipped and why listed above it.
 #
-# Usage: scripts/test.sh [TIER…], each one of: checks unit host lab asan tsan fuzz tidy (default: all)
+# Usage: scripts/test.sh [TIER…], each one of: checks unit host lab crash asan tsan fuzz tidy (default: all)
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 
@@ -86,6 +86,14 @@ run_lab() {
   add_closing_line "$logs/lab.log" lab
 }
 
+# A slice of scripts/crash.sh: that nothing is lost, and that the rig would see it.
+run_crash() {
+  scripts/crash.sh --case log --cuts 2 | tee "$logs/crash.log"
+  add_closing_line "$logs/crash.log" crash
+  scripts/crash.sh --planted no-dsync | tee "$logs/crash-planted.log"
+  add_closing_line "$logs/crash-planted.log" crash
+}
+
 # A short slice of each fuzz target; long campaigns are run by hand.
 run_fuzz() {
   local target
@@ -113,8 +121,9 @@ run_tier() {
     tsan) build tsan && run_ctest tsan unit ;;
     fuzz) build fuzz && run_fuzz ;;
     lab) build release && run_lab ;;
+    crash) run_crash ;;
     *)
-      echo "usage: scripts/test.sh [checks|unit|host|lab|asan|tsan|fuzz|tidy]…" >&2
+      echo "usage: scripts/test.sh [checks|unit|host|lab|crash|asan|tsan|fuzz|tidy]…" >&2
       exit 2
       ;;
   esac
@@ -123,7 +132,7 @@ run_tier() {
 
 scripts/deps.sh || exit 1
 tiers=("$@")
-[ ${#tiers[@]} -gt 0 ] || tiers=(checks unit host lab asan tsan fuzz tidy)
+[ ${#tiers[@]} -gt 0 ] || tiers=(checks unit host lab crash asan tsan fuzz tidy)
 for tier in "${tiers[@]}"; do run_tier "$tier"; done
 
 echo "$skipped skipped"

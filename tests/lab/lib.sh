@@ -102,6 +102,7 @@ guest_kernel() { echo "$cache/kernel-${1:-6.1}/vmlinuz"; }
 guest_elf() { echo "$cache/kernel-${1:-6.1}/vmlinux"; }
 
 # busybox_guest_initrd NAME [6.1|6.12] [fio] <SCRIPT: prints an initrd that loads drivers, runs SCRIPT, powers off.
+# What the case has put into $work/NAME.fs is in its root.
 busybox_guest_initrd() {
   local name=$1 series=${2:-6.1} fio=${3:-} initrd=$work/$1.initrd
   mkdir -p "$work/$name.fs"
@@ -109,7 +110,7 @@ busybox_guest_initrd() {
   {
     cat "$cache/boot-$series/guest.cpio"
     [ -z "$fio" ] || cat "$cache/fio/fio.cpio"
-    (cd "$work/$name.fs" && echo run.sh | cpio --quiet -o -H newc)
+    (cd "$work/$name.fs" && find . -mindepth 1 | cpio --quiet -o -H newc)
   } >"$initrd"
   echo "$initrd"
 }
