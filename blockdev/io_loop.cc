@@ -112,18 +112,36 @@ void IoLoop::poll_for_work() {
   }
 }
 
-// Whether completions, or anything else, came before they had to be slept for.
-bool IoLoop::poll_for_completions(int64_t until_ns) {
-  const bool waiting = std::any_of(pollers_.begin(), pollers_.end(),
-                                   [](const Poller* poller) { return poller->few_in_flight(); });
-  if (until_ns == kNoWait || completion_poll_.ns() == 0 || !waiting) return false;
+bool CompletionPoll::worth_looking() const {
+  if (wait_ < kTrials) return false;
+  if (wait_ < 2 * kTrials) return true;
+  // By a tenth at least: looking costs a CPU.
+  return looked_ns_ * 10 < slept_ns_ * 9;
+}
+
+void CompletionPoll::learn(int64_t waited_ns) {
+  // A stall says nothing about either way.
+  constexpr int64_t kStallNs = 1'000'000;
+  if (wait_ < 2 * kTrials) {
+    int64_t& sum = wait_ < kTrials ? slept_ns_ : looked_ns_;
+    sum += std::min(waited_ns, kStallNs);
+  }
+  if (++wait_ == kRound) *this = CompletionPoll();
+}
+
+bool IoLoop::few_in_flight() const {
+  return std::any_of(pollers_.begin(), pollers_.end(),
+                     [](const Poller* poller) { return poller->few_in_flight(); });
+}
+
+void IoLoop::poll_for_completions() {
   engine_->wait(kNoWait, events_);  // submits
-  const int64_t end_ns = engine_->now_ns() + completion_poll_.ns();
+  const int64_t end_ns = engine_->now_ns() + config_.poll_max_ns;
   while (events_.completed.empty() && events_.ready.empty() && !engine_->ready()) {
-    if (engine_->now_ns() >= end_ns) return false;
+    if (engine_->now_ns() >= end_ns) return;
     __builtin_ia32_pause();
   }
-  return true;
+  engine_->wait(kNoWait, events_);
 }
 
 void IoLoop::wait(int64_t until_ns) {
@@ -133,8 +151,9 @@ void IoLoop::wait(int64_t until_ns) {
     return;
   }
   const int64_t begin_ns = engine_->now_ns();
-  const bool came = poll_for_completions(until_ns);
-  engine_->wait(came ? kNoWait : until_ns, events_);
+  const bool few = few_in_flight() && until_ns != kNoWait;
+  if (few && completion_poll_.worth_looking()) poll_for_completions();
+  if (events_.completed.empty() && events_.ready.empty()) engine_->wait(until_ns, events_);
   turn_ns_ = engine_->now_ns();
   const bool kicked = std::any_of(events_.ready.begin(), events_.ready.end(),
                                   [](uint32_t token) { return token >= kFirstFreeToken; });
@@ -145,7 +164,7 @@ void IoLoop::wait(int64_t until_ns) {
   completed_ = !events_.completed.empty();
   if (!completed_) return;
   completed_ns_ = turn_ns_;
-  completion_poll_.learn(turn_ns_ - begin_ns, !came, config_.poll_max_ns);
+  if (few) completion_poll_.learn(turn_ns_ - begin_ns);
 }
 
 void IoLoop::post(Task task) {

@@ -66,7 +66,8 @@ Result<> restrict_file_system(const std::string& runtime_folder) {
   return {};
 }
 
-// ---- capabilities: capabilities(7), of one thread ------------------------------------------------
+// ---- capabilities: capabilities(7), of one thread
+// ------------------------------------------------
 
 // Keeps those of `mask` that the thread has.
 Result<> set_capabilities(uint32_t mask) {

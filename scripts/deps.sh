@@ -10,7 +10,7 @@ packages=(
   liburing-dev libaio-dev libseccomp-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
   nlohmann-json3-dev systemtap-sdt-dev
   # tests and checks
-  catch2 curl clang libclang-rt-14-dev clang-format clang-tidy shellcheck python3
+  catch2 curl clang libclang-rt-14-dev llvm-14 clang-format clang-tidy shellcheck python3
   fio strace util-linux iproute2
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils lz4 e2fsprogs xfsprogs

@@ -40,7 +40,8 @@ struct GuestBuffer {
 class FakeGuest {
  public:
   explicit FakeGuest(uint64_t bytes = 8U << 20U)
-      : memory_(GuestMemory::create({.size_bytes = bytes}).value()) {}
+      : FakeGuest(GuestMemory::create({.size_bytes = bytes}).value()) {}
+  explicit FakeGuest(std::unique_ptr<GuestMemory> memory) : memory_(std::move(memory)) {}
   const GuestMemory& memory() const { return *memory_; }
   // Zeroed; aborts the test when memory is used up.
   GuestBuffer allocate(uint32_t bytes, uint32_t alignment = 16);

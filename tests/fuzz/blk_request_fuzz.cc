@@ -1,6 +1,6 @@
 // Fuzzes parse_blk_request: chains that are mostly good, cut into buffers anyhow, with rare
 // faults. What must hold: whatever is accepted keeps to the disk's limits, and every byte that it
-// names is one of the chain's.
+// names is one of the chain's; and what has no fault is accepted.
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <array>
@@ -17,7 +17,14 @@ using plumb::BlkRequest;
 using plumb::BlockInfo;
 using plumb::BlockOp;
 
-bool rarely(FuzzedDataProvider& input) { return input.ConsumeIntegral<uint8_t>() < 4; }
+bool g_faulty = false;  // of this input
+
+// Never once the input has ended.
+bool rarely(FuzzedDataProvider& input) {
+  const bool now = input.ConsumeIntegral<uint8_t>() >= 0xfc;
+  g_faulty = g_faulty || now;
+  return now;
+}
 
 BlockInfo make_info(FuzzedDataProvider& input) {
   BlockInfo info;
@@ -61,10 +68,17 @@ void check_extent(const BlkRequest& request, const BlockInfo& info) {
   ENSURE(request.op == BlockOp::kRead || !info.read_only);
 }
 
+// Of a request without a fault: whether there is anything to refuse.
+bool acceptable(uint32_t type, uint64_t sector, uint64_t payload, const BlockInfo& info) {
+  if (type == 4 || type == 8) return true;
+  return payload > 0 && sector * 512 + payload <= info.size_bytes;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   FuzzedDataProvider input(data, bytes);
+  g_faulty = false;
   const BlockInfo info = make_info(input);
   constexpr std::array<uint32_t, 6> kTypes{0, 1, 4, 8, 11, 13};
   struct {
@@ -105,6 +119,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   ENSURE((request.status != nullptr) == !in.empty());
   if (request.status != nullptr) ENSURE(request.status == &in.back());
   ENSURE(request.writable_bytes == in.size());
+  if (!g_faulty && acceptable(header.type, header.sector, payload, info)) {
+    ENSURE(request.action != BlkAction::kReject);
+  }
   size_t sum = 0;
   const bool to_guest = request.op == BlockOp::kRead;
   for (const iovec& part : request.data) {

@@ -126,7 +126,7 @@ TEST_CASE("a message may change while its vector is unmasked") {
   CHECK(table.events.routes[0].message.data == 0x55);
 }
 
-TEST_CASE("vectors beyond the table do nothing") {
+TEST_CASE("CH #8138: vectors beyond the table do nothing") {
   Table table;
   table.msix.set_control(kMsixEnable);
   for (const uint16_t vector : std::vector<uint16_t>{3, 64, 2048, 0xffff})
@@ -137,7 +137,8 @@ TEST_CASE("vectors beyond the table do nothing") {
   CHECK(table.pending() == 0);
 }
 
-TEST_CASE("accesses of odd width or alignment change nothing, and reads of any width work") {
+TEST_CASE(
+    "CH #8131: accesses of odd width or alignment change nothing, and reads of any width work") {
   Table table;
   table.set_vector(0, 0x11223344);
   std::byte ones[8];

@@ -141,7 +141,7 @@ TEST_CASE("flush, get-id, discard and write-zeroes are read") {
 
 // --- What a driver must not do ---
 
-TEST_CASE("bug class 1: a length that is no multiple of a block is an I/O error") {
+TEST_CASE("CVE-2011-1750: a length that is no multiple of a block is an I/O error") {
   for (const size_t bytes : {1U, 511U, 513U, 1000U}) {
     Chain read;
     check_rejected(read.header(0, 0).in(bytes).status().parse());
@@ -167,7 +167,7 @@ TEST_CASE("4096-byte blocks: smaller or misplaced requests are I/O errors") {
   check_rejected(range.header(11, 0).range(8, 1).status().parse(info));
 }
 
-TEST_CASE("bug class 21: sectors that wrap or end beyond the device are I/O errors") {
+TEST_CASE("CH #8388, OpenVMM #4046: sectors that wrap or end beyond the device are I/O errors") {
   const uint64_t last = kSize / 512;
   for (const uint64_t sector :
        {last, last - 1, last + 1, uint64_t{1} << 55U, (uint64_t{1} << 55U) - 1, ~uint64_t{0},
@@ -187,7 +187,7 @@ TEST_CASE("bug class 21: sectors that wrap or end beyond the device are I/O erro
   }
 }
 
-TEST_CASE("bug class 19: SCSI commands and unknown types are unsupported, whatever they carry") {
+TEST_CASE("CVE-2026-48914: SCSI commands and unknown types are unsupported, whatever they carry") {
   for (const uint32_t type :
        {2U, 3U, 5U, 6U, 7U, 9U, 10U, 12U, 14U, 15U, 16U, 17U, 24U, 26U, 0x80000000U, 0xffffffffU}) {
     Chain bare;
@@ -260,7 +260,7 @@ TEST_CASE("a short or missing header is an I/O error") {
   check_rejected(cut.out(15).status().parse());
 }
 
-TEST_CASE("bug class 4: get-id with another length is an I/O error") {
+TEST_CASE("CVE-2011-3346: get-id with another length is an I/O error") {
   for (const size_t bytes : {1U, 19U, 21U, 4096U}) {
     Chain chain;
     check_rejected(chain.header(8, 0).in(bytes).status().parse());

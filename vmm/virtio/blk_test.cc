@@ -5,134 +5,15 @@
 #include <thread>
 
 #include "blockdev/file_device.h"
-#include "blockdev/mem_device.h"
-#include "tests/fakes/fake_driver.h"
+#include "tests/fakes/blk_fixture.h"
 #include "tests/fakes/recording_engine.h"
 #include "tests/fakes/test_image.h"
 
 namespace plumb {
 namespace {
 
-constexpr uint64_t kSize = 4U << 20U;
-
-// A memory device that notes what reaches it, and can keep or fail it.
-class SpyDevice final : public BlockDevice {
- public:
-  struct Seen {
-    BlockOp op;
-    bool durable;
-  };
-  struct Control {
-    std::vector<Seen> seen;  // the rest: only on the I/O thread
-    std::vector<BlockRequest*> kept;
-    bool keep = false;
-    int fail = 0;
-    uint64_t grow_to = 0;  // the size that reread_size() finds
-  };
-  SpyDevice(const BlockInfo& info, IoThread& thread, Control& control)
-      : memory_(info, thread), info_(info), control_(control) {}
-  const BlockInfo& info() const override { return info_; }
-  Result<> reread_size() override {
-    info_.size_bytes = control_.grow_to;
-    return {};
-  }
-  void submit(BlockRequest& request) override {
-    control_.seen.push_back({request.op, request.durable});
-    if (control_.keep || control_.fail != 0) {
-      control_.kept.push_back(&request);
-    } else {
-      memory_.submit(request);
-    }
-  }
-
- private:
-  MemDevice memory_;
-  BlockInfo info_;
-  Control& control_;
-};
-
-struct Fixture {
-  explicit Fixture(CacheMode cache = CacheMode::kWritethrough, uint16_t queues = 1,
-                   BlockInfo info = usual_info())
-      : Fixture({.id = "data", .serial = "SERIAL-1", .cache = cache}, queues, info) {}
-  explicit Fixture(Disk::Config config, uint16_t queues = 1, BlockInfo info = usual_info()) {
-    disk = std::make_unique<Disk>(std::move(config),
-                                  std::make_unique<SpyDevice>(info, *thread, control), *thread);
-    blk = std::make_unique<VirtioBlk>(*disk, queues);
-    driver = std::make_unique<FakeDriver>(guest, *blk);
-  }
-  static BlockInfo usual_info() {
-    BlockInfo info;
-    info.size_bytes = kSize;
-    info.max_discard_bytes = 1U << 20U;
-    info.max_write_zeroes_bytes = 1U << 20U;
-    info.discard_granularity = 4096;
-    return info;
-  }
-  GuestBuffer header(uint32_t type, uint64_t sector) {
-    struct {
-      uint32_t type;
-      uint32_t reserved;
-      uint64_t sector;
-    } value{type, 0, sector};
-    return guest.place(value);
-  }
-  // Sends one request and waits for its answer; returns the status byte.
-  uint8_t request(const GuestBuffer& head, const GuestBuffer* out, const GuestBuffer* in) {
-    const GuestBuffer status = guest.allocate(1);
-    status.fill(0xff);
-    ChainBuilder chain = driver->queue().chain();
-    chain.readable(head);
-    if (out != nullptr) chain.readable(*out);
-    if (in != nullptr) chain.writable(*in);
-    chain.writable(status).send();
-    last_used = driver->queue().wait_used();
-    return status.byte();
-  }
-  uint8_t read(uint64_t sector, const GuestBuffer& to) {
-    return request(header(0, sector), nullptr, &to);
-  }
-  uint8_t write(uint64_t sector, const GuestBuffer& from) {
-    return request(header(1, sector), &from, nullptr);
-  }
-  uint8_t flush() { return request(header(4, 0), nullptr, nullptr); }
-  uint8_t range(uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags = 0) {
-    struct {
-      uint64_t sector;
-      uint32_t sectors;
-      uint32_t flags;
-    } value{sector, sectors, flags};
-    const GuestBuffer segment = guest.place(value);
-    return request(header(type, 0), &segment, nullptr);
-  }
-  void on_thread(IoThread::Task task) { thread->run(std::move(task)); }
-  // Ends what the device kept, the last first.
-  void let_go(int error = 0) {
-    on_thread([&] {
-      while (!control.kept.empty()) {
-        BlockRequest* request = control.kept.back();
-        control.kept.pop_back();
-        request->error = error;
-        request->done(*request);
-      }
-    });
-  }
-  // Once that many requests wait in the device.
-  void wait_kept(size_t count) {
-    for (size_t kept = 0; kept < count;) on_thread([&] { kept = control.kept.size(); });
-  }
-
-  std::unique_ptr<IoThread> thread =
-      IoThread::start({.name = "io-test", .engine = EngineKind::kAuto, .cpus = {}, .decorate = {}})
-          .value();
-  SpyDevice::Control control;
-  FakeGuest guest{32U << 20U};
-  std::unique_ptr<Disk> disk;
-  std::unique_ptr<VirtioBlk> blk;
-  std::unique_ptr<FakeDriver> driver;
-  FakeQueue::Used last_used;
-};
-
+using Fixture = BlkFixture;
+constexpr uint64_t kSize = kBlkFixtureBytes;
 constexpr uint64_t kFlushFeature = 1ULL << 9U;
 constexpr uint64_t kConfigWceFeature = 1ULL << 11U;
 constexpr uint32_t kWritebackField = 32;
@@ -331,37 +212,6 @@ TEST_CASE("a batch is answered with one interrupt at most") {
   CHECK(queue.interrupts == 1);
 }
 
-TEST_CASE("bug class 5: more chains than slots wait in the ring, and all are answered") {
-  Fixture fixture;
-  REQUIRE(fixture.driver->start().ok());
-  FakeQueue& queue = fixture.driver->queue();
-  constexpr size_t kChains = 250;
-  const GuestBuffer status = fixture.guest.allocate(kChains);
-  status.fill(0xff);
-  const GuestBuffer data = fixture.guest.allocate(512);
-  const GuestBuffer header = fixture.header(1, 0);
-  fixture.on_thread([&] { fixture.control.keep = true; });
-  for (uint32_t i = 0; i < kChains; ++i) {
-    queue.chain()
-        .indirect()
-        .readable(header)
-        .readable(data)
-        .writable(status.part(i, 1))
-        .add_available();
-  }
-  queue.publish();
-  queue.kick();
-  fixture.wait_kept(VirtioBlk::kSlotsPerQueue);
-  fixture.on_thread([&] {
-    ENSURE(fixture.control.kept.size() == VirtioBlk::kSlotsPerQueue);
-    fixture.control.keep = false;
-  });
-  fixture.let_go();
-  for (size_t i = 0; i < kChains; ++i) queue.wait_used();
-  CHECK(status.all(kBlkOk));
-  fixture.on_thread([&] { CHECK(fixture.disk->in_flight() == 0); });
-}
-
 TEST_CASE("errors of the disk reach the guest as I/O errors, never as success") {
   Fixture fixture;
   REQUIRE(fixture.driver->start().ok());
@@ -403,101 +253,6 @@ TEST_CASE("nothing is told before the disk has answered") {
   fixture.let_go();
   queue.wait_used();
   CHECK(status.byte() == kBlkOk);
-}
-
-TEST_CASE("bug class 22: malformed requests are answered, and valid ones go on") {
-  Fixture fixture;
-  REQUIRE(fixture.driver->start().ok());
-  FakeQueue& queue = fixture.driver->queue();
-  const GuestBuffer data = fixture.guest.allocate(512);
-  for (int round = 0; round < 400; ++round) {
-    const GuestBuffer status = fixture.guest.allocate(1);
-    status.fill(0xff);
-    const uint16_t head = [&] {
-      switch (round % 5) {
-        case 0:  // nowhere to answer to
-          return queue.chain().readable(fixture.header(1, 0)).readable(data).send();
-        case 1:  // no header
-          return queue.chain().writable(status).send();
-        case 2:  // unknown type
-          return queue.chain().readable(fixture.header(99, 0)).writable(status).send();
-        case 3:  // beyond the end
-          return queue.chain()
-              .readable(fixture.header(1, ~0ULL))
-              .readable(data)
-              .writable(status)
-              .send();
-        default:  // half a sector
-          return queue.chain()
-              .readable(fixture.header(0, 0))
-              .writable(data.part(0, 256))
-              .writable(status)
-              .send();
-      }
-    }();
-    const FakeQueue::Used used = queue.wait_used();
-    CHECK(used.head == head);
-    if (round % 5 == 0) CHECK(used.length == 0);
-    if (round % 5 == 2) CHECK(status.byte() == kBlkUnsupported);
-    if (round % 5 != 0) CHECK(status.byte() != kBlkOk);
-  }
-  CHECK(fixture.write(0, data) == kBlkOk);
-  CHECK(fixture.driver->resets_needed == 0);
-}
-
-TEST_CASE("a broken ring asks for a reset, the other queues go on, and a reset heals it") {
-  Fixture fixture(CacheMode::kWritethrough, 2);
-  REQUIRE(fixture.driver->start().ok());
-  FakeQueue& broken = fixture.driver->queue(1);
-  broken.add_available_entry(9999);
-  broken.publish();
-  broken.kick();
-  fixture.driver->reset_needed.acquire();
-  CHECK(fixture.driver->resets_needed == 1);
-  CHECK(fixture.flush() == kBlkOk);
-  broken.kick();
-  fixture.on_thread([] {});
-  CHECK(fixture.driver->resets_needed == 1);
-  fixture.driver->reset();
-  REQUIRE(fixture.driver->start().ok());
-  CHECK(fixture.flush() == kBlkOk);
-}
-
-TEST_CASE("bug class 13 and 17: a reset waits for what is in flight and then touches nothing") {
-  Fixture fixture;
-  REQUIRE(fixture.driver->start().ok());
-  fixture.on_thread([&] { fixture.control.keep = true; });
-  FakeQueue& queue = fixture.driver->queue();
-  const GuestBuffer status = fixture.guest.allocate(16);
-  status.fill(0xff);
-  const GuestBuffer data = fixture.guest.allocate(512);
-  for (uint32_t i = 0; i < 16; ++i) {
-    queue.chain().readable(fixture.header(0, 0)).writable(data).writable(status.part(i, 1)).send();
-  }
-  fixture.wait_kept(16);
-  std::atomic<bool> returned = false;
-  std::thread reset([&] {
-    fixture.driver->reset();
-    returned = true;
-  });
-  // The reset has begun once a kick is not followed any more.
-  size_t kept = 16;
-  for (size_t before = 0; kept > before;) {
-    before = kept;
-    std::this_thread::yield();
-    queue.chain().indirect().readable(fixture.header(4, 0)).writable(status.part(0, 1)).send();
-    fixture.on_thread([] {});
-    fixture.on_thread([&] { kept = fixture.control.kept.size(); });
-  }
-  CHECK(!returned);
-  fixture.let_go();
-  reset.join();
-  CHECK(status.all(0xff));
-  CHECK(queue.used_index() == 0);
-  CHECK(queue.interrupts == 0);
-  fixture.on_thread([&] { fixture.control.keep = false; });
-  REQUIRE(fixture.driver->start().ok());
-  CHECK(fixture.flush() == kBlkOk);
 }
 
 TEST_CASE("a reset while the disk is held takes parked requests back") {
@@ -569,33 +324,6 @@ TEST_CASE("reset is harmless when not active, and twice") {
   REQUIRE(fixture.driver->start().ok());
   fixture.driver->reset();
   fixture.driver->reset();
-}
-
-TEST_CASE("bug class 15: queues larger than offered or outside RAM are refused") {
-  Fixture fixture;
-  CHECK(!fixture.driver->start_with(~0ULL, {512}).ok());
-  VirtioQueueSetup outside{.enabled = true, .size = 16, .descriptors = 1ULL << 40U};
-  const std::span<const VirtioQueueSetup> queues(&outside, 1);
-  CHECK(!fixture.blk
-             ->activate({.features = kVirtioFVersion1,
-                         .queues = queues,
-                         .memory = &fixture.guest.memory(),
-                         .interrupt = fixture.driver.get()})
-             .ok());
-  REQUIRE(fixture.driver->start_with(~0ULL, {2}).ok());
-}
-
-TEST_CASE("bug class 18: a header of another format on a raw disk changes nothing") {
-  Fixture fixture;
-  REQUIRE(fixture.driver->start().ok());
-  const GuestBuffer out = fixture.guest.allocate(512);
-  std::memcpy(out.host, "QFI\xfb\0\0\0\3\0\0\0\0\0\0\0\x70/etc/passwd", 27);
-  const GuestBuffer in = fixture.guest.allocate(512);
-  REQUIRE(fixture.write(0, out) == kBlkOk);
-  fixture.driver->reset();
-  REQUIRE(fixture.driver->start().ok());
-  REQUIRE(fixture.read(0, in) == kBlkOk);
-  CHECK(std::memcmp(in.host, out.host, 512) == 0);
 }
 
 TEST_CASE("a read-only disk is offered as such and refuses writes") {
