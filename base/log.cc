@@ -20,6 +20,8 @@ const char* name_of(Level level) {
       return "warning";
     case Level::kError:
       return "error";
+    case Level::kNothing:
+      break;
   }
   return "?";
 }

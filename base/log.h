@@ -10,7 +10,8 @@
 
 namespace plumb::log {
 
-enum class Level { kDebug, kInfo, kWarning, kError };
+// kNothing is for configure() only: a program that provokes errors by the thousand is silent.
+enum class Level { kDebug, kInfo, kWarning, kError, kNothing };
 
 // Before any other thread runs. `prefix` starts every line.
 void configure(std::string prefix, Level least);

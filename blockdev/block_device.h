@@ -52,7 +52,8 @@ struct BlockRequest {
   uint32_t iov_count = 0;
 
   Done done = nullptr;
-  int error = 0;  // set before done(): 0, or a positive errno
+  int error = 0;          // set before done(): 0, or a positive errno
+  bool unwanted = false;  // nobody waits for it any more: an error ends it, whatever the policy
 
   BlockRequest() = default;
   BlockRequest(const BlockRequest&) = delete;

@@ -124,7 +124,8 @@ void Disk::finished(BlockRequest& request) {
 // Some errors are the answer: retrying cannot change them, or, for a flush, must not hide that what
 // it should have written may be gone.
 bool Disk::stops_for(const BlockRequest& request) const {
-  if (config_.on_error != ErrorPolicy::kPause || request.op == BlockOp::kFlush) return false;
+  if (config_.on_error != ErrorPolicy::kPause || request.unwanted) return false;
+  if (request.op == BlockOp::kFlush) return false;
   return request.error != EOPNOTSUPP && request.error != EBADE;  // EBADE: reservation conflict
 }
 

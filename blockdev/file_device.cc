@@ -50,6 +50,12 @@ void copy_out(const BlockRequest& request, uint64_t bytes, std::byte* flat) {
   }
 }
 
+// Whether it changes something that only a flush, not sent with it, makes durable.
+bool is_cached(const BlockRequest& request) {
+  const bool changes = request.op != BlockOp::kRead && request.op != BlockOp::kFlush;
+  return changes && !request.durable;
+}
+
 }  // namespace
 
 struct FileDevice::Slot {
@@ -57,10 +63,11 @@ struct FileDevice::Slot {
   FileDevice* device = nullptr;
   BlockRequest* request = nullptr;
   Step step = Step::kTransfer;
-  uint64_t done_bytes = 0;  // of the request
-  uint32_t retries = 0;     // in a row, without progress
-  uint64_t cached = 0;      // FileDevice::cached_ when the flush was sent
-  iovec own_iov{};          // of a bounced or zero piece
+  uint64_t done_bytes = 0;      // of the request
+  uint32_t retries = 0;         // in a row, without progress
+  uint64_t ended = 0;           // FileDevice::ended_ when the flush was sent
+  uint64_t flushes_failed = 0;  // FileDevice::flushes_failed_ when the range had ended
+  iovec own_iov{};              // of a bounced or zero piece
   std::unique_ptr<std::byte, Free> bounce;
   Slot* next_free = nullptr;
 };
@@ -115,6 +122,7 @@ void FileDevice::submit(BlockRequest& request) {
 }
 
 void FileDevice::start(Slot& slot, BlockRequest& request) {
+  if (is_cached(request)) ++begun_;
   slot.request = &request;
   slot.done_bytes = 0;
   slot.retries = 0;
@@ -223,7 +231,8 @@ void FileDevice::send_zero_piece(Slot& slot) {
 void FileDevice::start_sync(Slot& slot) {
   slot.step = Step::kSync;
   slot.io.kind = IoOpKind::kSync;
-  slot.cached = cached_;
+  slot.ended = ended_;
+  slot.flushes_failed = flushes_failed_;
   send(slot);
 }
 
@@ -324,26 +333,31 @@ void FileDevice::range_ended(Slot& slot) {
 }
 
 // Not even a later flush that succeeds brings back what a failed one may have lost (the kernel
-// drops the error once it was told, and a device its cache). Without anything at stake it is an
-// error like others.
+// drops the error once it was told, and a device its cache): neither changes that had ended, nor
+// what was in flight and may have been reached. Without anything at stake it is an error like
+// others. A range that was not yet durable when any flush failed is to be sent again; else its own
+// flush tells all about it, as RWF_DSYNC does about a write.
 void FileDevice::synced(Slot& slot) {
-  const int error = slot.io.result < 0 ? static_cast<int>(-slot.io.result) : 0;
+  const bool is_flush = slot.request->op == BlockOp::kFlush;
+  int error = slot.io.result < 0 ? static_cast<int>(-slot.io.result) : 0;
   if (error == 0) {
-    flushed_ = std::max(flushed_, slot.cached);
-  } else if (failed_flush_ == 0 && slot.cached > flushed_) {
-    failed_flush_ = error;
-    log::error("{}: a flush failed, and every flush will fail until the disk is opened again: {}",
-               label_, std::strerror(error));
+    flushed_ = std::max(flushed_, slot.ended);
+    if (!is_flush && slot.flushes_failed != flushes_failed_) error = EIO;
+  } else {
+    ++flushes_failed_;
+    if (failed_flush_ == 0 && begun_ > flushed_) {
+      failed_flush_ = error;
+      log::error("{}: a flush failed, and every flush will fail until the disk is opened again: {}",
+                 label_, std::strerror(error));
+    }
   }
-  finish(slot, failed_flush_ != 0 ? failed_flush_ : error);
+  finish(slot, is_flush && failed_flush_ != 0 ? failed_flush_ : error);
 }
 
 void FileDevice::finish(Slot& slot, int error) {
   BlockRequest& request = *slot.request;
-  if (error == 0) {
-    const bool changed = request.op != BlockOp::kRead && request.op != BlockOp::kFlush;
-    if (changed && !request.durable) ++cached_;
-  } else {
+  if (is_cached(request)) ++ended_;
+  if (error != 0) {
     // What was moved is not moved again when the request is sent again.
     request.offset += slot.done_bytes;
     request.length -= slot.done_bytes;

@@ -84,11 +84,13 @@ class FileDevice final : public BlockDevice {
   Slot* free_ = nullptr;
   BlockRequestList waiting_;  // no slot free
 
-  bool unmap_zeroes_ = true;  // the kernel can zero by unmapping
-  bool zero_range_ = true;    // the file system can zero a range
-  uint64_t cached_ = 0;       // changes that completed without being durable
-  uint64_t flushed_ = 0;      // of them, the ones that a flush has reached
-  int failed_flush_ = 0;      // errno of the first flush that failed with some at stake
+  bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
+  bool zero_range_ = true;                   // the file system can zero a range
+  uint64_t begun_ = 0;                       // changes that need a flush to be durable
+  uint64_t ended_ = 0;                       // of them, well or not
+  uint64_t flushed_ = 0;                     // of those, the ones that a flush has reached
+  uint64_t flushes_failed_ = 0;              // so far
+  int failed_flush_ = 0;                     // errno of the first that failed with some at stake
   std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
 };
 

@@ -3,7 +3,7 @@
 #include <pthread.h>
 
 #include <future>
-#include <semaphore>
+#include <utility>
 
 #include "base/cpu_list.h"
 #include "blockdev/io_loop.h"
@@ -65,9 +65,14 @@ IoThread::~IoThread() {
 }
 
 void IoThread::turn(int64_t until_ns) {
-  ENSURE(!thread_.joinable() && is_current());
+  ENSURE(between_turns());
+  turning_ = true;
   loop_->turn(until_ns);
+  turning_ = false;
 }
+
+// The caller turns the loop, and is not called by it now.
+bool IoThread::between_turns() const { return !thread_.joinable() && is_current() && !turning_; }
 
 const std::string& IoThread::engine_name() const { return loop_->engine_name(); }
 const std::string& IoThread::engine_reason() const { return loop_->engine_reason(); }
@@ -76,7 +81,7 @@ bool IoThread::is_current() const { return std::this_thread::get_id() == owner_;
 void IoThread::post(Task task) { loop_->post(std::move(task)); }
 
 void IoThread::run(Task task) {
-  if (is_current()) {
+  if (is_current() && !between_turns()) {
     task();
     return;
   }
@@ -85,7 +90,20 @@ void IoThread::run(Task task) {
     task();
     ended.release();
   });
-  ended.acquire();
+  wait_for(ended);
+}
+
+void IoThread::wait_for(std::binary_semaphore& released) {
+  if (!between_turns()) {
+    ENSURE(!is_current());
+    released.acquire();
+    return;
+  }
+  // Posted tasks need no event to run, so the first turn does not wait.
+  int64_t until_ns = kNoWait;
+  do {
+    turn(std::exchange(until_ns, kForever));
+  } while (!released.try_acquire());
 }
 
 void IoThread::watch(int fd, std::function<void()> ready, bool writable) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <semaphore>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -107,8 +108,12 @@ class IoThread {
 
   // Runs `task` on this thread, soon, in the order posted. Any thread.
   void post(Task task);
-  // Runs `task` on this thread and waits for its end; directly when called on this thread.
+  // Runs `task` on this thread and waits for its end; directly when called on this thread, but
+  // between two turns of a loop on the caller's thread: then in the next turn.
   void run(Task task);
+  // Waits for what this thread will release. Between two turns of a loop on the caller's thread it
+  // turns the loop meanwhile.
+  void wait_for(std::binary_semaphore& released);
   // Whether the caller is this thread.
   bool is_current() const;
 
@@ -146,10 +151,12 @@ class IoThread {
 
  private:
   explicit IoThread(Config config);
+  bool between_turns() const;
 
   std::unique_ptr<IoLoop> loop_;
   std::thread thread_;     // none: the caller turns the loop
   std::thread::id owner_;  // who turns it
+  bool turning_ = false;   // on the caller's thread: inside turn()
   bool stop_ = false;
 };
 

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/limits.h"
+#include "blockdev/sim_engine.h"
 #include "tests/fakes/block_client.h"
 #include "tests/fakes/test_image.h"
 
@@ -227,6 +228,27 @@ TEST_CASE("the end of a batch is told once per turn, however often asked") {
     thread->run([&] { calls = end.calls; });
     CHECK(calls == 1);
   }
+}
+
+TEST_CASE("on the caller's thread, run() and wait_for() turn the loop, and inside a turn do not") {
+  const auto thread = IoThread::on_caller(std::make_unique<SimEngine>(SimEngine::Config()));
+  CHECK(thread->is_current());
+  CountingEnd end;
+  bool nested = false;
+  thread->run([&] {
+    thread->call_at_batch_end(end);
+    thread->run([&] { nested = true; });
+    CHECK(end.calls == 0);
+  });
+  CHECK(nested);
+  CHECK(end.calls == 1);  // the turn was a whole one
+  struct Expiry : IoTimer {
+    std::binary_semaphore released{0};
+  } timer;
+  timer.expired = [](IoTimer& expired) { static_cast<Expiry&>(expired).released.release(); };
+  thread->run([&] { thread->set_timer(timer, 5'000'000'000); });
+  thread->wait_for(timer.released);
+  CHECK(thread->turn_ns() == 5'000'000'000);
 }
 
 TEST_CASE("a deferred operation is done in a later turn, never at once") {

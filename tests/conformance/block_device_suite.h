@@ -140,7 +140,7 @@ inline void many_at_once_come_back_once(BlockDevice& device, Client& client, IoT
   thread.run([&] {
     for (auto& request : requests) device.submit(*request);
   });
-  for (auto& request : requests) request->ended.acquire();
+  for (auto& request : requests) thread.wait_for(request->ended);
   thread.run([] {});
   for (auto& request : requests) {
     CHECK(request->calls == 1);

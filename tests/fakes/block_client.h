@@ -88,7 +88,7 @@ class BlockClient {
   // Each returns the request's error: 0 or an errno.
   int finish(TestRequest& request) {
     submit(request);
-    request.ended.acquire();
+    thread_.wait_for(request.ended);
     // done() is the last thing its thread does with it, but for the return.
     thread_.run([] {});
     ENSURE(request.calls == 1 && !request.done_inside_submit);

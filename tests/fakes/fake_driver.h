@@ -52,10 +52,14 @@ class FakeGuest {
     return buffer;
   }
   GuestBuffer text(std::string_view content);
+  // Takes all buffers back: none may be in use any more.
+  void take_back_all() { next_ = kFirst; }
 
  private:
+  static constexpr GuestAddress kFirst = 4096;
+
   std::unique_ptr<GuestMemory> memory_;
-  GuestAddress next_ = 4096;
+  GuestAddress next_ = kFirst;
 };
 
 inline constexpr uint16_t kFakeDescNext = 1;

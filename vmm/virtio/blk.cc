@@ -170,6 +170,10 @@ Result<> VirtioBlk::activate(const VirtioActivation& activation) {
     queues.push_back(std::move(queue));
   }
   bool active = false;
+  // Section 5.2.5.2: who cannot flush starts without a cache.
+  const bool wce_without_flush =
+      (activation.features & (kFeatureConfigWce | kFeatureFlush)) == kFeatureConfigWce;
+  if (wce_without_flush) writeback_ = 0;
   disk_.thread().run([&] {
     active = !queues_.empty();
     if (active) return;
@@ -199,7 +203,7 @@ void VirtioBlk::reset() {
     active = !queues_.empty();
     if (active) stop();
   });
-  if (active) idle_.acquire();
+  if (active) disk_.thread().wait_for(idle_);
   // In a later turn: until then the loop may still call batch_end() and Queue::again.
   disk_.thread().run([this] {
     queues_.clear();
@@ -214,6 +218,8 @@ void VirtioBlk::stop() {
   for (const auto& queue : queues_) {
     if (!queue->broken) disk_.thread().unwatch(queue->kick_fd);
     for (Slot& slot : queue->slots) {
+      // What is at the device and fails must come back, though the disk stops for errors.
+      slot.unwanted = true;
       if (slot.chain && disk_.withdraw(slot)) {
         queue->ring->abandon(*std::exchange(slot.chain, std::nullopt));
         --in_flight_;

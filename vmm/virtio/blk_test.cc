@@ -150,6 +150,18 @@ TEST_CASE("who decides that a write is durable") {
   }
 }
 
+// Section 5.2.5.2: with CONFIG_WCE and without FLUSH, `writeback` is 0 at first.
+TEST_CASE("a driver that can switch the cache and cannot flush starts without one") {
+  Fixture fixture(CacheMode::kWriteback);
+  REQUIRE(fixture.driver->start(~kFlushFeature).ok());
+  CHECK(fixture.driver->config<uint8_t>(kWritebackField) == 0);
+  REQUIRE(fixture.write(0, fixture.guest.allocate(512)) == kBlkOk);
+  CHECK(fixture.control.seen.at(0).durable);
+  fixture.driver->reset();
+  REQUIRE(fixture.driver->start().ok());
+  CHECK(fixture.driver->config<uint8_t>(kWritebackField) == 1);
+}
+
 TEST_CASE("only the writeback byte of the configuration space is writable") {
   Fixture fixture;
   const uint64_t ones = ~0ULL;

@@ -1,0 +1,156 @@
+// simulation: runs of the block path in virtual time, from seeds, with a checker beside them; and
+// the enumeration of all short ones. tests/README.md says how to use it.
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <string>
+#include <string_view>
+
+#include "base/log.h"
+#include "tests/simulation/enumeration.h"
+#include "tests/simulation/random_run.h"
+
+namespace plumb::simulation {
+namespace {
+
+constexpr const char* kUsage =
+    "usage: simulation [--seed N] [--crash-points N] [--seconds N] [--enumerate LENGTH] [--trace]\n"
+    "  --seed N          the first seed; each run takes the next (1)\n"
+    "  --crash-points N  runs until as many were checked (100000)\n"
+    "  --seconds N       at most so long\n"
+    "  --enumerate L     all sequences of up to L requests, first (0: none)\n"
+    "  --trace           prints everything that happens\n";
+
+struct Options {
+  uint64_t seed = 1;
+  uint64_t crash_points = 100'000;
+  uint64_t seconds = UINT32_MAX;
+  uint64_t enumerate = 0;
+  bool trace = false;
+};
+
+bool parse(int argc, char** argv, Options& options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view name = argv[i];
+    if (name == "--trace") {
+      options.trace = true;
+      continue;
+    }
+    uint64_t* value = nullptr;
+    if (name == "--seed") value = &options.seed;
+    if (name == "--crash-points") value = &options.crash_points;
+    if (name == "--seconds") value = &options.seconds;
+    if (name == "--enumerate") value = &options.enumerate;
+    if (value == nullptr || ++i == argc) return false;
+    const std::string_view text = argv[i];
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), *value);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return false;
+  }
+  return true;
+}
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// A run takes milliseconds. One that does not end is told by its seed, too.
+constexpr unsigned kMostSeconds = 60;
+std::string g_hanging;  // what to say then
+
+void arm_watchdog(uint64_t seed) {
+  g_hanging = fmt::format(
+      "VIOLATION of I8: a run does not end\nrepeat: simulation --seed {} --crash-points 1 "
+      "--trace\n",
+      seed);
+  std::signal(SIGALRM, [](int) {
+    const ssize_t written = ::write(STDOUT_FILENO, g_hanging.data(), g_hanging.size());
+    ::_exit(written > 0 ? 1 : 3);
+  });
+  ::alarm(kMostSeconds);
+}
+
+void print_violation(const Violation& violation) {
+  fmt::print("VIOLATION of {} at step {}, disk {}: {}\n", violation.invariant, violation.step,
+             violation.disk, violation.text);
+}
+
+bool enumerate_all(uint32_t length) {
+  auto guests = make_guests(1);
+  for (const bool block_device : {false, true}) {
+    for (const CacheMode cache : {CacheMode::kWritethrough, CacheMode::kWriteback}) {
+      const Stopwatch watch;
+      const EnumerationResult result = enumerate(
+          {.length = length, .block_device = block_device, .cache = cache, .decorate = {}}, guests);
+      fmt::print(
+          "enumeration, {}, {}: {} sequences of up to {} requests, {} orders of completion, {} "
+          "crash points, {} crashes read back, {:.1f} s\n",
+          block_device ? "block device" : "image",
+          cache == CacheMode::kWriteback ? "writeback" : "writethrough", result.sequences, length,
+          result.schedules, result.crash_points, result.crashes, watch.seconds());
+      if (!result.violation) continue;
+      print_violation(*result.violation);
+      fmt::print("the sequence: {}\nrepeat: simulation --enumerate {} --crash-points 0\n",
+                 result.where, length);
+      return false;
+    }
+  }
+  return true;
+}
+
+bool run_seeds(const Options& options) {
+  auto guests = make_guests(kMaxRunDisks);
+  const Stopwatch watch;
+  RunResult sum;
+  uint64_t seed = options.seed;
+  while (sum.counters.crash_points < options.crash_points &&
+         watch.seconds() < static_cast<double>(options.seconds)) {
+    RunConfig config;
+    config.seed = seed++;
+    config.trace = options.trace;
+    arm_watchdog(config.seed);
+    const RunResult result = run_random(config, guests);
+    add(sum, result);
+    if (!result.violation) continue;
+    print_violation(*result.violation);
+    fmt::print("repeat: simulation --seed {} --crash-points 1 --trace\n", config.seed);
+    return false;
+  }
+  ::alarm(0);
+  const Checker::Counters& counters = sum.counters;
+  fmt::print(
+      "seeds {} to {}: {} crash points with {} outcomes, 0 violations, {:.1f} s\n"
+      "  {} requests ({} failed), {} backend steps, {} blocks read and compared\n"
+      "  {} power losses, {} resets, {} holds, {} lost paths, {} resizes, {} faults\n"
+      "  trace {:016x}\n",
+      options.seed, seed - 1, counters.crash_points, counters.outcomes, watch.seconds(),
+      counters.requests, counters.failed, counters.steps, counters.reads_checked, sum.crashes,
+      sum.resets, sum.holds, sum.path_losses, sum.resizes, sum.faults, sum.trace);
+  return true;
+}
+
+}  // namespace
+}  // namespace plumb::simulation
+
+int main(int argc, char** argv) {
+  using namespace plumb::simulation;
+  Options options;
+  if (!parse(argc, argv, options)) {
+    fmt::print(stderr, "{}", kUsage);
+    return 2;
+  }
+  // The engine logs each error that it is made to see.
+  plumb::log::configure("simulation", plumb::log::Level::kNothing);
+  bool ok = true;
+  if (options.enumerate > 0) ok = enumerate_all(static_cast<uint32_t>(options.enumerate));
+  if (ok && options.crash_points > 0) ok = run_seeds(options);
+  return ok ? 0 : 1;
+}
