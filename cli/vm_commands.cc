@@ -41,6 +41,10 @@ Result<ExitCode> list_vms(bool json) {
                format_size(vm.value("memory_bytes", uint64_t{0})), disks});
   }
   table.print();
+  for (const Json& vm : all) {
+    if (!vm.contains("pause_reason")) continue;
+    fmt::print("{} is paused: {}\n", vm.value("name", ""), printable(vm.value("pause_reason", "")));
+  }
   return kExitOk;
 }
 

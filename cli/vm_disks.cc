@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -27,8 +28,6 @@ std::string describe(const DiskError& error, const std::string& id, const std::s
   if (error.stopped) text += "; the VM is paused, `plumb resume` tries again";
   return text;
 }
-
-std::string word_of(bool word, const char* yes, const char* no) { return word ? yes : no; }
 
 }  // namespace
 
@@ -179,7 +178,7 @@ Json VmDisks::status() const {
                    {"engine", open.thread->engine_name()},
                    {"io_thread_waits", open.thread->waits()},
                    {"on_error", disk.on_error},
-                   {"state", word_of(stopped, "stopped", "running")},
+                   {"state", stopped ? "stopped" : "running"},
                    {"statistics", statistics_json(open.disk->stats())}});
   }
   return all;

@@ -50,6 +50,7 @@ class ErrorPolicyTest(ApiTest):
                 self.assertRegex(vm["pause_reason"], r"^disk data \(image .*disk.img\): read of 4096 "
                                  r"bytes at \d+ failed: Input/output error; the VM is paused")
                 self.assertEqual(vm["disks"][0]["state"], "stopped")
+                self.assertIn("a is paused: disk data (image", self.plumb("ps").stdout)
                 events = json.loads(self.get("/vm/events"))
                 self.assertEqual([event["kind"] for event in events], ["disk-error", "paused"])
                 self.assertEqual(events[0]["disk"], "data")
