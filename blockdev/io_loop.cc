@@ -101,10 +101,12 @@ void IoLoop::poll_for_work() {
   if (!completed_ || work_poll_.ns() == 0 || pollers_.empty()) return;
   const int64_t end_ns = engine_->now_ns() + work_poll_.ns();
   while (!engine_->ready() && deferred_.empty()) {
+    // What is found now is taken now: the time of the last turn would add the guest's own.
+    turn_ns_ = engine_->now_ns();
     bool any = false;
     for (Poller* poller : pollers_) any |= poller->poll();
     if (any) return;
-    if (engine_->now_ns() >= end_ns) {
+    if (turn_ns_ >= end_ns) {
       looked_for_work_ = true;
       return;
     }

@@ -322,13 +322,19 @@ TEST_CASE("once a doorbell followed a completion soon, the loop looks by itself 
     config.poll_max_ns = 1'000'000'000;  // however slow this host is
     auto thread = IoThread::start(std::move(config)).value();
     struct : Poller {
+      IoThread* thread = nullptr;
       int polls = 0;
       int asked = 0;
-      bool poll() override { return ++polls > 0; }
+      int64_t polled_ns = 0;
+      bool poll() override {
+        polled_ns = thread->turn_ns();
+        return ++polls > 0;
+      }
       void ask_for_wakeup() override { ++asked; }
       bool few_in_flight() const override { return false; }
     } poller;
     const UniqueFd doorbell = make_eventfd().value();
+    poller.thread = thread.get();
     thread->run([&] {
       thread->add_poller(poller);
       thread->watch_signal(doorbell.get(), [] {});
@@ -338,14 +344,18 @@ TEST_CASE("once a doorbell followed a completion soon, the loop looks by itself 
     const AlignedBuffer buffer(512);
     iovec part = buffer.part(0, 512);
     struct Read : IoOp {
+      IoThread* thread = nullptr;
       int doorbell = -1;  // rung when it ends
+      int64_t ended_ns = 0;
       std::counting_semaphore<> ended{0};
     } read;
+    read.thread = thread.get();
     read.iov = &part;
     read.iov_count = 1;
     read.file.fd = fd.get();
     read.done = [](IoOp& op) {
       auto& self = static_cast<Read&>(op);
+      self.ended_ns = self.thread->turn_ns();
       if (self.doorbell >= 0) signal_eventfd(self.doorbell);
       self.ended.release();
     };
@@ -360,6 +370,7 @@ TEST_CASE("once a doorbell followed a completion soon, the loop looks by itself 
     }
     thread->run([&] {
       CHECK(poller.asked > 0);
+      CHECK(poller.polled_ns > read.ended_ns);
       thread->unwatch(doorbell.get());
       thread->remove_poller(poller);
     });
