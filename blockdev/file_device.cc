@@ -65,11 +65,11 @@ struct FileDevice::Slot {
   Step step = Step::kTransfer;
   uint64_t done_bytes = 0;      // of the request
   uint32_t retries = 0;         // in a row, without progress
-  uint64_t ended = 0;           // FileDevice::ended_ when the flush was sent
-  uint64_t flushes_failed = 0;  // FileDevice::flushes_failed_ when the range had ended
+  bool shares_flush = false;    // a durable write without RWF_DSYNC
+  uint64_t flushes_failed = 0;  // FileDevice::flushes_failed_ when it began
   iovec own_iov{};              // of a bounced or zero piece
   std::unique_ptr<std::byte, Free> bounce;
-  Slot* next_free = nullptr;
+  Slot* next = nullptr;  // free, or for the same flush
 };
 
 void FileDevice::Free::operator()(std::byte* memory) const { std::free(memory); }
@@ -95,16 +95,21 @@ FileDevice::FileDevice(Config config, const FileFacts& facts, IoThread& thread)
       label_(std::move(config.label)),
       info_(facts.info),
       block_device_(facts.block_device),
+      shared_flush_depth_(facts.shared_flush_depth),
       thread_(thread),
       slots_(kFileDeviceOps) {
   for (Slot& slot : slots_) {
     slot.device = this;
     slot.io.owner = &slot;
     slot.io.done = completed;
-    slot.next_free = std::exchange(free_, &slot);
+    slot.next = std::exchange(free_, &slot);
   }
   thread_.run([this] { file_ = thread_.engine().add_file(fd_.get()); });
   for (Slot& slot : slots_) slot.io.file = file_;
+  flush_.kind = IoOpKind::kSync;
+  flush_.file = file_;
+  flush_.owner = this;
+  flush_.done = flush_completed;
 }
 
 FileDevice::~FileDevice() {
@@ -117,7 +122,7 @@ void FileDevice::submit(BlockRequest& request) {
     waiting_.push(request);
     return;
   }
-  free_ = slot->next_free;
+  free_ = slot->next;
   start(*slot, request);
 }
 
@@ -126,22 +131,58 @@ void FileDevice::start(Slot& slot, BlockRequest& request) {
   slot.request = &request;
   slot.done_bytes = 0;
   slot.retries = 0;
+  slot.shares_flush = false;
+  slot.flushes_failed = flushes_failed_;
   switch (request.op) {
     case BlockOp::kRead:
-    case BlockOp::kWrite:
-      slot.io.kind = request.op == BlockOp::kRead ? IoOpKind::kRead : IoOpKind::kWrite;
-      slot.io.dsync = request.op == BlockOp::kWrite && request.durable;
+      slot.io.kind = IoOpKind::kRead;
       slot.step = aligned(request) ? Step::kTransfer : Step::kBounce;
       start_transfer(slot);
+      return;
+    case BlockOp::kWrite:
+      start_write(slot);
       return;
     case BlockOp::kDiscard:
     case BlockOp::kWriteZeroes:
       start_range(slot);
       return;
     case BlockOp::kFlush:
-      start_sync(slot);
+      await_flush(slot);
       return;
   }
+}
+
+void FileDevice::start_write(Slot& slot) {
+  const BlockRequest& request = *slot.request;
+  slot.io.kind = IoOpKind::kWrite;
+  slot.io.dsync = request.durable;
+  slot.step = aligned(request) ? Step::kTransfer : Step::kBounce;
+  if (request.durable && share_flushes() && slot.step == Step::kTransfer) {
+    slot.shares_flush = true;
+    slot.io.dsync = false;
+    ++moving_;
+  }
+  start_transfer(slot);
+}
+
+// Whether durable writes came deep enough lately. Counts one more in flight.
+bool FileDevice::share_flushes() {
+  if (shared_flush_depth_ == 0) return false;
+  window_depth_ = std::max(window_depth_, ++durable_writes_);
+  if (++window_writes_ == kFlushWindow) {
+    window_writes_ = 0;
+    depth_ = std::exchange(window_depth_, durable_writes_);
+  }
+  return std::max(depth_, window_depth_) >= shared_flush_depth_;
+}
+
+void FileDevice::stop_sharing(Slot& slot) {
+  if (!slot.shares_flush) return;
+  slot.shares_flush = false;
+  slot.io.dsync = true;
+  --moving_;
+  // Fewer are on their way to the next flush: it may have waited for this one.
+  if (awaiting_flush_ != nullptr) thread_.call_at_batch_end(*this);
 }
 
 bool FileDevice::aligned(const BlockRequest& request) const {
@@ -228,12 +269,28 @@ void FileDevice::send_zero_piece(Slot& slot) {
   send(slot);
 }
 
-void FileDevice::start_sync(Slot& slot) {
-  slot.step = Step::kSync;
-  slot.io.kind = IoOpKind::kSync;
-  slot.ended = ended_;
-  slot.flushes_failed = flushes_failed_;
-  send(slot);
+void FileDevice::await_flush(Slot& slot) {
+  slot.step = Step::kFlush;
+  slot.next = std::exchange(awaiting_flush_, &slot);
+  if (slot.shares_flush) {
+    --moving_;
+    ++writes_awaiting_;
+  } else {
+    others_awaiting_ = true;
+  }
+  thread_.call_at_batch_end(*this);
+}
+
+// A flush that only writes wait for also waits, until as many are there as are still on their way.
+void FileDevice::batch_end() {
+  if (flushing_ != nullptr || awaiting_flush_ == nullptr) return;
+  if (!others_awaiting_ && writes_awaiting_ < moving_) return;
+  flushing_ = std::exchange(awaiting_flush_, nullptr);
+  writes_awaiting_ = 0;
+  others_awaiting_ = false;
+  flush_ended_ = ended_;
+  flush_retries_ = 0;
+  thread_.engine().submit(flush_);
 }
 
 void FileDevice::completed(IoOp& op) {
@@ -254,15 +311,15 @@ void FileDevice::completed(IoOp& op) {
     case Step::kRange:
       device.range_ended(slot);
       return;
-    case Step::kSync:
-      device.synced(slot);
-      return;
+    case Step::kFlush:
+      return;  // it is flush_ that completes
   }
 }
 
 // The operation came back without progress: the same again, but not for ever.
 void FileDevice::retry(Slot& slot, int error) {
   if (++slot.retries > kRetriesWithoutProgress) {
+    stop_sharing(slot);
     finish(slot, error);
   } else {
     send(slot);
@@ -271,11 +328,18 @@ void FileDevice::retry(Slot& slot, int error) {
 
 void FileDevice::transferred(Slot& slot) {
   const int64_t result = slot.io.result;
+  if (slot.shares_flush && result == static_cast<int64_t>(slot.request->length)) {
+    return await_flush(slot);
+  }
+  const bool shared = slot.shares_flush;
+  stop_sharing(slot);
   if (result == -EINVAL) {
     slot.step = Step::kBounce;
     send_bounce(slot);
   } else if (result < 0) {
     finish(slot, static_cast<int>(-result));
+  } else if (shared) {
+    send(slot);  // all of it: should a flush fail, what was cut off here could not be sent again
   } else {
     advance(slot);
   }
@@ -320,7 +384,7 @@ void FileDevice::range_ended(Slot& slot) {
   const BlockRequest& request = *slot.request;
   const int error = static_cast<int>(-slot.io.result);
   if (error == 0) {
-    if (request.durable) return start_sync(slot);
+    if (request.durable) return await_flush(slot);
     return finish(slot, 0);
   }
   const bool unsupported = error == EOPNOTSUPP || error == ENOSYS;
@@ -332,17 +396,24 @@ void FileDevice::range_ended(Slot& slot) {
   finish(slot, error);
 }
 
+void FileDevice::flush_completed(IoOp& op) {
+  FileDevice& device = *static_cast<FileDevice*>(op.owner);
+  const bool again = op.result == -EINTR || op.result == -EAGAIN;
+  if (again && ++device.flush_retries_ <= kRetriesWithoutProgress) {
+    device.thread_.engine().submit(op);
+  } else {
+    device.flushed(op.result < 0 ? static_cast<int>(-op.result) : 0);
+  }
+}
+
 // Not even a later flush that succeeds brings back what a failed one may have lost (the kernel
 // drops the error once it was told, and a device its cache): neither changes that had ended, nor
 // what was in flight and may have been reached. Without anything at stake it is an error like
-// others. A range that was not yet durable when any flush failed is to be sent again; else its own
-// flush tells all about it, as RWF_DSYNC does about a write.
-void FileDevice::synced(Slot& slot) {
-  const bool is_flush = slot.request->op == BlockOp::kFlush;
-  int error = slot.io.result < 0 ? static_cast<int>(-slot.io.result) : 0;
+// others. A write or range that began before any flush failed, and shares a later one, is to be
+// sent again; else its flush tells all about it, as RWF_DSYNC does about a write.
+void FileDevice::flushed(int error) {
   if (error == 0) {
-    flushed_ = std::max(flushed_, slot.ended);
-    if (!is_flush && slot.flushes_failed != flushes_failed_) error = EIO;
+    flushed_ = flush_ended_;
   } else {
     ++flushes_failed_;
     if (failed_flush_ == 0 && begun_ > flushed_) {
@@ -351,12 +422,24 @@ void FileDevice::synced(Slot& slot) {
                  label_, std::strerror(error));
     }
   }
-  finish(slot, is_flush && failed_flush_ != 0 ? failed_flush_ : error);
+  Slot* slot = std::exchange(flushing_, nullptr);
+  if (awaiting_flush_ != nullptr) thread_.call_at_batch_end(*this);
+  while (slot != nullptr) {
+    Slot& ended = *std::exchange(slot, slot->next);
+    if (ended.request->op == BlockOp::kFlush) {
+      finish(ended, failed_flush_ != 0 ? failed_flush_ : error);
+    } else {
+      finish(ended, error == 0 && ended.flushes_failed != flushes_failed_ ? EIO : error);
+    }
+  }
 }
 
 void FileDevice::finish(Slot& slot, int error) {
   BlockRequest& request = *slot.request;
   if (is_cached(request)) ++ended_;
+  if (shared_flush_depth_ > 0 && request.op == BlockOp::kWrite && request.durable) {
+    --durable_writes_;
+  }
   if (error != 0) {
     // What was moved is not moved again when the request is sent again.
     request.offset += slot.done_bytes;
@@ -364,9 +447,9 @@ void FileDevice::finish(Slot& slot, int error) {
   }
   slot.bounce.reset();
   slot.request = nullptr;
-  slot.next_free = std::exchange(free_, &slot);
+  slot.next = std::exchange(free_, &slot);
   if (BlockRequest* waiting = waiting_.pop(); waiting != nullptr) {
-    free_ = slot.next_free;
+    free_ = slot.next;
     start(slot, *waiting);
   }
   request.error = error;

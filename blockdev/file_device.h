@@ -1,7 +1,9 @@
 // FileDevice: a raw image or a block device, by O_DIRECT through the I/O thread's engine.
 //
-// A durable write is one operation with RWF_DSYNC and nothing more; a durable discard or
-// write-zeroes is followed by a flush, because the kernel gives those no such flag. Short
+// A durable write is one operation with RWF_DSYNC and nothing more, but where the kernel would
+// flush for each (FileFacts::shared_flush_depth): there, many in flight share flushes of ours.
+// A durable discard or write-zeroes is followed by a flush too, because the kernel gives those no
+// such flag. One flush is under way at a time; what comes meanwhile shares the next. Short
 // transfers go on where they ended, EINTR and EAGAIN are tried again, and buffers that O_DIRECT
 // does not take (EINVAL) are bounced. A flush that failed with writes at stake fails for ever: what
 // it should have written may be gone.
@@ -21,7 +23,7 @@
 
 namespace plumb {
 
-class FileDevice final : public BlockDevice {
+class FileDevice final : public BlockDevice, private BatchEnd {
  public:
   struct Config {
     UniqueFd fd;        // open and claimed (locked, exclusive) by the caller; kept open here
@@ -48,7 +50,7 @@ class FileDevice final : public BlockDevice {
     kBounce,       // read or write of one piece through an aligned buffer
     kRange,        // discard or zero a range
     kWriteZeroes,  // the range by writing zeroes, piece by piece
-    kSync,         // the flush itself, or the one after a range
+    kFlush,        // waits for a flush
   };
   struct Slot;
   // Frees with free(): aligned memory.
@@ -57,10 +59,16 @@ class FileDevice final : public BlockDevice {
   };
 
   static void completed(IoOp& op);
+  static void flush_completed(IoOp& op);
   void start(Slot& slot, BlockRequest& request);
+  void start_write(Slot& slot);
+  bool share_flushes();
+  void stop_sharing(Slot& slot);
   void start_transfer(Slot& slot);
   void start_range(Slot& slot);
-  void start_sync(Slot& slot);
+  void await_flush(Slot& slot);
+  void batch_end() override;
+  void flushed(int error);
   void send(Slot& slot);
   void send_bounce(Slot& slot);
   void send_zero_piece(Slot& slot);
@@ -68,7 +76,6 @@ class FileDevice final : public BlockDevice {
   void transferred(Slot& slot);
   void bounced(Slot& slot);
   void range_ended(Slot& slot);
-  void synced(Slot& slot);
   void retry(Slot& slot, int error);
   void finish(Slot& slot, int error);
   bool aligned(const BlockRequest& request) const;
@@ -77,12 +84,28 @@ class FileDevice final : public BlockDevice {
   std::string label_;
   BlockInfo info_;
   const bool block_device_;
+  const uint32_t shared_flush_depth_;  // 0: writes never share flushes
   IoThread& thread_;
   IoFile file_;
 
   std::vector<Slot> slots_;
   Slot* free_ = nullptr;
   BlockRequestList waiting_;  // no slot free
+
+  // Of durable writes, where they may share flushes.
+  uint32_t durable_writes_ = 0;  // in flight
+  uint32_t window_writes_ = 0;   // begun in this window of kFlushWindow
+  uint32_t window_depth_ = 0;    // the most in flight in it
+  uint32_t depth_ = 0;           // in the window before
+  uint32_t moving_ = 0;          // that will share a flush, once they have ended
+
+  IoOp flush_;
+  Slot* awaiting_flush_ = nullptr;  // the next one
+  uint32_t writes_awaiting_ = 0;    // of those
+  bool others_awaiting_ = false;    // a flush, or a range
+  Slot* flushing_ = nullptr;        // the one under way; nullptr: none is
+  uint64_t flush_ended_ = 0;        // ended_ when it was sent
+  uint32_t flush_retries_ = 0;
 
   bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
   bool zero_range_ = true;                   // the file system can zero a range

@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 #include <cerrno>
+#include <deque>
 #include <optional>
 
 #include "blockdev/disk.h"
@@ -143,15 +144,18 @@ namespace {
 // A file device over a simulated file, whose operations end in the order that `order` tells: each
 // entry is an index into what is in flight.
 struct SimulatedFixture {
-  explicit SimulatedFixture(std::vector<size_t> order_of_ends, uint32_t failing_sync) {
+  SimulatedFixture(std::vector<size_t> order_of_ends, std::vector<SimRule> rules,
+                   uint32_t shared_flush_depth = 0) {
     order = std::move(order_of_ends);
     SimEngine::Config config;
     config.choose = [this](size_t) { return next < order.size() ? order[next++] : 0; };
-    config.rules.push_back({.kind = IoOpKind::kSync, .skip = failing_sync});
+    config.rules = std::move(rules);
+    config.observer = &flushes;
     auto engine = std::make_unique<SimEngine>(std::move(config));
     UniqueFd fd = engine->attach(medium);
     thread = IoThread::on_caller(std::move(engine));
     FileFacts facts;
+    facts.shared_flush_depth = shared_flush_depth;
     facts.info.size_bytes = medium.size_bytes();
     facts.info.max_write_zeroes_bytes = facts.info.size_bytes;
     device.emplace(FileDevice::Config{.fd = std::move(fd), .label = "simulated"}, facts, *thread);
@@ -161,17 +165,27 @@ struct SimulatedFixture {
   std::vector<size_t> order;
   size_t next = 0;
   SimDevice medium{SimDevice::Config()};
+  struct Flushes final : SimObserver {
+    void stepped(const SimStep& step) override {
+      if (step.what == SimStep::What::kSubmitted && step.op->kind == IoOpKind::kSync) ++count;
+    }
+    int count = 0;
+  };
+
+  Flushes flushes;
   std::unique_ptr<IoThread> thread;
   std::optional<FileDevice> device;
   std::optional<BlockClient<FileDevice>> client;
   AlignedBuffer buffer{4096};
 };
 
+constexpr SimRule kFirstFlushFails{.kind = IoOpKind::kSync};
+
 }  // namespace
 
 TEST_CASE("a flush that fails while a write is in flight has that at stake") {
   // The write is first in flight, the flush behind it; the flush ends first, and fails.
-  SimulatedFixture fixture({1, 0}, 0);
+  SimulatedFixture fixture({1, 0}, {kFirstFlushFails});
   TestRequest write;
   write.op = BlockOp::kWrite;
   write.set_parts({fixture.buffer.part(0, 4096)});
@@ -183,9 +197,9 @@ TEST_CASE("a flush that fails while a write is in flight has that at stake") {
 }
 
 TEST_CASE("a range that another's failed flush may have lost is not durable") {
-  // Two ranges; the second is zeroed first, then the first, whose flush fails; the second's
-  // succeeds.
-  SimulatedFixture fixture({1, 0, 1, 0}, 1);
+  // Two ranges; the first is zeroed while the flush that the second waits for is under way, and
+  // that fails; the first's own succeeds.
+  SimulatedFixture fixture({1, 0, 0, 0}, {kFirstFlushFails});
   TestRequest ranges[2];
   for (TestRequest& range : ranges) {
     range.op = BlockOp::kWriteZeroes;
@@ -199,6 +213,71 @@ TEST_CASE("a range that another's failed flush may have lost is not durable") {
   }
   // Nothing else was at stake: sent again, they go well.
   CHECK(fixture.client->range(BlockOp::kWriteZeroes, 0, 4096, true) == 0);
+}
+
+namespace {
+
+// Durable writes of 4 KiB one behind the other, in flight at once.
+struct SharedWrites {
+  SharedWrites(SimulatedFixture& fixture, size_t count) : requests(count) {
+    for (size_t i = 0; i < count; ++i) {
+      TestRequest& write = requests[i];
+      write.op = BlockOp::kWrite;
+      write.durable = true;
+      write.offset = 4096 * i;
+      write.set_parts({fixture.buffer.part(0, 4096)});
+      fixture.client->submit(write);
+    }
+  }
+  std::vector<int> finish(SimulatedFixture& fixture) {
+    std::vector<int> errors;
+    for (TestRequest& write : requests) {
+      fixture.thread->wait_for(write.ended);
+      errors.push_back(write.error);
+    }
+    return errors;
+  }
+  std::deque<TestRequest> requests;
+};
+
+}  // namespace
+
+TEST_CASE("durable writes share flushes, and are on the medium when they end") {
+  SimulatedFixture fixture({}, {}, 1);
+  fixture.buffer.fill_pattern(3);
+  CHECK(SharedWrites(fixture, 3).finish(fixture) == std::vector<int>{0, 0, 0});
+  // Two of three waited for the first flush, which waits for as many as are under way.
+  CHECK(fixture.flushes.count == 2);
+  for (uint32_t block = 0; block < 3 * 4096 / 512; ++block) {
+    INFO("block " << block);
+    CHECK(std::memcmp(fixture.medium.medium(block), fixture.buffer.data() + block % 8 * 512, 512) ==
+          0);
+  }
+}
+
+TEST_CASE("durable writes that share a flush share its error, and are whole to be sent again") {
+  SimulatedFixture fixture({}, {kFirstFlushFails}, 1);
+  SharedWrites writes(fixture, 3);
+  // The third ended after the flush that failed had begun: it may have been reached.
+  CHECK(writes.finish(fixture) == std::vector<int>{EIO, EIO, EIO});
+  for (const TestRequest& write : writes.requests) {
+    CHECK(write.length == 4096);
+    CHECK(write.iov->iov_len == 4096);
+  }
+  CHECK(SharedWrites(fixture, 3).finish(fixture) == std::vector<int>{0, 0, 0});
+  CHECK(fixture.client->flush() == 0);
+}
+
+TEST_CASE("one that fails or is cut short keeps none of the others from their flush") {
+  const SimRule fails{.kind = IoOpKind::kWrite, .error = ENOSPC, .skip = 1};
+  SimulatedFixture failing({}, {fails}, 1);
+  CHECK(SharedWrites(failing, 2).finish(failing) == std::vector<int>{0, ENOSPC});
+  CHECK(SharedWrites(failing, 1).finish(failing) == std::vector<int>{0});
+  const SimRule cut{.kind = IoOpKind::kWrite, .fault = SimFault::kShort, .skip = 1};
+  SimulatedFixture shortened({}, {cut}, 1);
+  shortened.buffer.fill_pattern(4);
+  CHECK(SharedWrites(shortened, 2).finish(shortened) == std::vector<int>{0, 0});
+  CHECK(std::memcmp(shortened.medium.medium(15), shortened.buffer.data() + 7 * 512, 512) == 0);
 }
 
 TEST_CASE("a request that failed half-way goes on there when it is sent again") {

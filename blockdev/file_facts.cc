@@ -57,6 +57,13 @@ Result<> read_device(const FileFactsQuery& query, const struct stat& status, Blo
   return {};
 }
 
+// Btrfs files are on a device that has no folder in sysfs, and no write of theirs is a FUA write.
+bool dsync_flushes(const FileFactsQuery& query, const struct stat& status) {
+  const std::string queue = queue_folder(query, status.st_dev);
+  return read_attribute(queue + "write_cache") != "write through" &&
+         read_attribute(queue + "fua") != "1";
+}
+
 Result<> read_image(const FileFactsQuery& query, const struct stat& status, BlockInfo& info) {
   info.size_bytes = static_cast<uint64_t>(status.st_size);
   info.memory_alignment = info.logical_block_size;
@@ -124,6 +131,7 @@ Result<FileFacts> find_file_facts(const FileFactsQuery& query) {
     TRY(read_device(query, status, info));
   } else if (S_ISREG(status.st_mode)) {
     TRY(read_image(query, status, info));
+    if (dsync_flushes(query, status)) facts.shared_flush_depth = kSharedFlushDepth;
   } else {
     return failed("{} is neither a file nor a block device", query.label);
   }

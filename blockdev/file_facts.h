@@ -12,6 +12,10 @@ namespace plumb {
 struct FileFacts {
   BlockInfo info;
   bool block_device = false;
+  // So many durable writes in flight share flushes instead of using RWF_DSYNC; 0: none ever does.
+  // Where RWF_DSYNC means a flush for each: a file on a device with a volatile cache and without
+  // FUA, or on one that is not known.
+  uint32_t shared_flush_depth = 0;
 };
 
 struct FileFactsQuery {

@@ -64,7 +64,6 @@ PlantedEngine::PlantedEngine(std::unique_ptr<IoEngine> below, PlantedBug bug)
 PlantedEngine::~PlantedEngine() = default;
 
 void PlantedEngine::submit(IoOp& op) {
-  const bool flush_of_range = is_flush_of_range(op);
   switch (bug_) {
     case PlantedBug::kNone:
       break;
@@ -78,7 +77,8 @@ void PlantedEngine::submit(IoOp& op) {
       if (op.kind == IoOpKind::kSync) return complete(op, 0);
       break;
     case PlantedBug::kZeroWithoutFlush:
-      if (flush_of_range) return complete(op, 0);
+      if (is_range(op.kind)) range_begun_ = true;
+      if (op.kind == IoOpKind::kSync && std::exchange(range_begun_, false)) return complete(op, 0);
       break;
   }
   below_->submit(op);
@@ -134,15 +134,6 @@ void PlantedEngine::complete_early(IoOp& op) {
   held_.pop_front();
   ++sent_late_;
   below_->submit(oldest->op);
-}
-
-// A device makes a range durable by a flush in the same operation, right after it.
-bool PlantedEngine::is_flush_of_range(const IoOp& op) {
-  if (is_range(op.kind)) {
-    ranges_.insert(&op);
-    return false;
-  }
-  return ranges_.erase(&op) > 0 && op.kind == IoOpKind::kSync;
 }
 
 }  // namespace plumb

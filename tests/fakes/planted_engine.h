@@ -8,7 +8,6 @@
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 
 #include "blockdev/io_engine.h"
@@ -20,7 +19,7 @@ enum class PlantedBug : uint8_t {
   kNoDsync,           // a write that must be durable loses its RWF_DSYNC
   kEarlyCompletion,   // a write completes before it was sent: see PlantedEngine::kWritesHeldBack
   kDroppedFlush,      // a flush completes without being sent
-  kZeroWithoutFlush,  // the flush that makes a durable discard or write-zeroes so is not sent
+  kZeroWithoutFlush,  // the first flush after a discard or write-zeroes is not sent
 };
 
 // By these names they are chosen on a command line or in the environment.
@@ -71,14 +70,13 @@ class PlantedEngine final : public IoEngine {
   void complete_early(IoOp& op);
   void wait_below(int64_t until_ns);
   void await_late_writes();
-  bool is_flush_of_range(const IoOp& op);
 
   const std::unique_ptr<IoEngine> below_;
   const PlantedBug bug_;
   IoEvents events_;  // until the next wait() hands them out
   std::deque<std::unique_ptr<HeldWrite>> held_;
-  size_t sent_late_ = 0;                    // held writes that are now in flight
-  std::unordered_set<const IoOp*> ranges_;  // whose last operation was a discard or write-zeroes
+  size_t sent_late_ = 0;      // held writes that are now in flight
+  bool range_begun_ = false;  // a discard or write-zeroes, since the last flush
 };
 
 }  // namespace plumb

@@ -67,6 +67,7 @@ DiskPlan plan_of(const EnumerationConfig& config, CacheMode cache) {
   plan.medium.blocks = kBlocks;
   plan.medium.cache_blocks = 64;
   plan.medium.block_device = config.block_device;
+  plan.shared_flush_depth = config.shares_flushes ? 1 : 0;
   plan.cache = cache;
   plan.driver.depth = 3;
   plan.driver.queue_size = 32;

@@ -14,7 +14,8 @@ namespace plumb::simulation {
 
 struct EnumerationConfig {
   uint32_t length = 3;
-  bool block_device = false;  // else an image file
+  bool block_device = false;    // else an image file
+  bool shares_flushes = false;  // durable writes do (FileFacts::shared_flush_depth)
   CacheMode cache = CacheMode::kWriteback;
   Decorate decorate;  // see Machine
 };

@@ -13,6 +13,7 @@ constexpr uint32_t kMostTurns = 100'000;
 FileFacts facts_of(const DiskPlan& plan) {
   FileFacts facts;
   facts.block_device = plan.medium.block_device;
+  facts.shared_flush_depth = plan.shared_flush_depth;
   facts.info.size_bytes = uint64_t{plan.medium.blocks} * plan.medium.block_size;
   facts.info.logical_block_size = plan.medium.block_size;
   facts.info.physical_block_size = 4096;

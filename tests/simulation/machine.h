@@ -16,6 +16,7 @@ namespace plumb::simulation {
 struct DiskPlan {
   SimDevice::Config medium;
   CacheMode cache = CacheMode::kWritethrough;
+  uint32_t shared_flush_depth = 0;
   uint32_t told_alignment = 512;  // of memory, as the facts tell it: not always the truth
   ErrorPolicy on_error = ErrorPolicy::kReport;
   RateLimitConfig limit;

@@ -79,6 +79,7 @@ DiskPlan RandomRun::draw_disk() {
   // Now and then the facts promise more than is kept: then the kernel says EINVAL.
   plan.told_alignment = random_.chance(kHalf / 4) ? 1 : medium.memory_alignment;
   plan.cache = random_.chance(kHalf) ? CacheMode::kWritethrough : CacheMode::kWriteback;
+  if (!medium.block_device) plan.shared_flush_depth = one_of<uint32_t>({0, 1, 4});
   plan.on_error = random_.chance(kHalf / 2) ? ErrorPolicy::kPause : ErrorPolicy::kReport;
   if (random_.chance(kHalf / 4)) {
     plan.limit = {.requests_per_second = 200'000, .bytes_per_second = 0, .burst_seconds = 20e-6};

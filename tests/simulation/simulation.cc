@@ -84,18 +84,30 @@ void print_violation(const Violation& violation) {
 }
 
 bool enumerate_all(uint32_t length) {
+  struct Medium {
+    const char* name;
+    bool block_device;
+    bool shares_flushes;
+  };
+  constexpr Medium kMedia[] = {{"image", false, false},
+                               {"image, shared flushes", false, true},
+                               {"block device", true, false}};
   auto guests = make_guests(1);
-  for (const bool block_device : {false, true}) {
+  for (const Medium& medium : kMedia) {
     for (const CacheMode cache : {CacheMode::kWritethrough, CacheMode::kWriteback}) {
       const Stopwatch watch;
-      const EnumerationResult result = enumerate(
-          {.length = length, .block_device = block_device, .cache = cache, .decorate = {}}, guests);
+      const EnumerationResult result = enumerate({.length = length,
+                                                  .block_device = medium.block_device,
+                                                  .shares_flushes = medium.shares_flushes,
+                                                  .cache = cache,
+                                                  .decorate = {}},
+                                                 guests);
       fmt::print(
           "enumeration, {}, {}: {} sequences of up to {} requests, {} orders of completion, {} "
           "crash points, {} crashes read back, {:.1f} s\n",
-          block_device ? "block device" : "image",
-          cache == CacheMode::kWriteback ? "writeback" : "writethrough", result.sequences, length,
-          result.schedules, result.crash_points, result.crashes, watch.seconds());
+          medium.name, cache == CacheMode::kWriteback ? "writeback" : "writethrough",
+          result.sequences, length, result.schedules, result.crash_points, result.crashes,
+          watch.seconds());
       if (!result.violation) continue;
       print_violation(*result.violation);
       fmt::print("the sequence: {}\nrepeat: simulation --enumerate {} --crash-points 0\n",

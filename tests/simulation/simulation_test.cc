@@ -85,9 +85,13 @@ TEST_CASE("simulation: missing durability is seen, in runs and in the enumeratio
     EnumerationConfig all;
     all.length = 2;
     all.decorate = planted(bug);
-    const EnumerationResult result = enumerate(all, guests);
-    REQUIRE(result.violation);
-    CHECK(is_one_of(result.violation->invariant, broken));
+    for (const bool shares_flushes : {false, true}) {
+      if (shares_flushes && bug == PlantedBug::kNoDsync) continue;  // no write has it
+      all.shares_flushes = shares_flushes;
+      const EnumerationResult result = enumerate(all, guests);
+      REQUIRE(result.violation);
+      CHECK(is_one_of(result.violation->invariant, broken));
+    }
   }
   CHECK(first_violation({.decorate = planted(PlantedBug::kNone)}, 20).empty());
 }
