@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # Cuts the power of a host under load and looks for acknowledged commits that are lost; tests/lab/power-cut says how.
 #
-# Usage: scripts/crash.sh [--case log|postgres] [--cuts N] [--seed S]      default: both cases, 50 and 10 cuts
+# Usage: scripts/crash.sh [--case log|image|postgres] [--cuts N] [--seed S]      default: all cases, 50, 10 and 10 cuts
 #        scripts/crash.sh --planted BUG|all [--seed S]    succeeds only if each bug is caught within 5 cuts
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 
 usage() { sed -n '4,5s/^# //p' "$0" >&2; exit 2; }
-cases=(log postgres)
-declare -A cuts=([log]=50 [postgres]=10)
+cases=(log image postgres)
+declare -A cuts=([log]=50 [image]=10 [postgres]=10)
 planted=()
 rig=(tests/lab/power-cut)
 while [ $# -gt 1 ]; do
   case $1 in
     --case) cases=("$2") ;;
-    --cuts) cuts=([log]=$2 [postgres]=$2) ;;
+    --cuts) cuts=([log]=$2 [image]=$2 [postgres]=$2) ;;
     --seed) rig+=(--seed "$2") ;;
     --planted)
       planted=("$2")
-      [ "$2" != all ] || planted=(no-dsync early-completion dropped-flush zero-without-flush) ;;
+      [ "$2" != all ] || planted=(no-dsync early-completion dropped-flush zero-without-flush dropped-shared-flush) ;;
     *) usage ;;
   esac
   shift 2

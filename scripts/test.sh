@@ -90,6 +90,8 @@ run_lab() {
 run_crash() {
   scripts/crash.sh --case log --cuts 2 | tee "$logs/crash.log"
   add_closing_line "$logs/crash.log" crash
+  scripts/crash.sh --case image --cuts 1 | tee "$logs/crash-image.log"
+  add_closing_line "$logs/crash-image.log" crash
   scripts/crash.sh --planted no-dsync | tee "$logs/crash-planted.log"
   add_closing_line "$logs/crash-planted.log" crash
 }

@@ -126,7 +126,7 @@ struct Round : VirtioInterrupt {
     std::vector<VirtioQueueSetup> setups;
     for (uint16_t i = 0; i < kQueues; ++i) {
       const GuestAddress base = i * kQueueMemory;
-      const auto size = static_cast<uint16_t>(1U << input.ConsumeIntegralInRange<unsigned>(0, 8));
+      const auto size = static_cast<uint16_t>(1U << input.ConsumeIntegralInRange<unsigned>(0, 5));
       const uint64_t first = i * FuzzRequests::kSectors;
       requests[i].reset();
       rings[i].emplace(input, *machine().memory, base, size, indirect);

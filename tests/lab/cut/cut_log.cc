@@ -27,7 +27,8 @@
 namespace commit_log {
 namespace {
 
-constexpr uint32_t kThreads = 4;
+// More than the durable writes from which an image's share flushes.
+constexpr uint32_t kThreads = 12;
 constexpr uint32_t kCommitsPerSync = 4;
 constexpr size_t kBufferAlignment = 4096;
 
