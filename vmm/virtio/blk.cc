@@ -74,7 +74,7 @@ struct VirtioBlk::Queue {
   bool broken = false;
   bool starved = false;  // chains may wait in the ring for a free slot
   bool kicks_asked = false;
-  std::vector<Slot> slots{kSlotsPerQueue};
+  std::vector<Slot> slots;  // no more than the ring has entries
   Slot* free = nullptr;
   IoOp again;  // goes on with the ring in the next turn
   bool again_asked = false;
@@ -155,6 +155,7 @@ Result<> VirtioBlk::activate(const VirtioActivation& activation) {
     queue->device = this;
     queue->ring =
         TRY(Virtqueue::create(setup, activation.features, *activation.memory, kSegMax + 2));
+    queue->slots = std::vector<Slot>(std::min(setup.size, kSlotsPerQueue));
     for (Slot& slot : queue->slots) {
       slot.device = this;
       slot.queue = queue.get();
