@@ -123,15 +123,17 @@ struct Round : VirtioInterrupt {
     if (indirect) features |= kVirtioFIndirectDesc;
     if (input.ConsumeBool()) features |= kVirtioFEventIdx;
     content.fill(0);
+    broken = false;
+    known = true;
     std::vector<VirtioQueueSetup> setups;
     for (uint16_t i = 0; i < kQueues; ++i) {
       const GuestAddress base = i * kQueueMemory;
       const auto size = static_cast<uint16_t>(1U << input.ConsumeIntegralInRange<unsigned>(0, 5));
       const uint64_t first = i * FuzzRequests::kSectors;
       requests[i].reset();
-      rings[i].emplace(input, *machine().memory, base, size, indirect);
+      rings[i].emplace(input, *machine().memory, base, size, indirect, broken);
       requests[i].emplace(input, *machine().memory, *rings[i], base + FuzzRing::kBytes, first,
-                          std::span(content).subspan(first, FuzzRequests::kSectors));
+                          std::span(content).subspan(first, FuzzRequests::kSectors), known);
       setups.push_back(rings[i]->setup());
       setups.back().kick_fd = machine().kicks[i].get();
     }
@@ -185,17 +187,11 @@ struct Round : VirtioInterrupt {
       for (std::optional<FuzzRequests>& one : requests) one->collect();
     }
     ENSURE(waiting() == 0);
-    ENSURE(!reset_needed || rings[0]->broken() || rings[1]->broken());
+    ENSURE(!reset_needed || broken);
   }
 
-  // Of the queues that the driver has not broken.
-  unsigned waiting() const {
-    unsigned sum = 0;
-    for (uint16_t i = 0; i < kQueues; ++i) {
-      if (!rings[i]->broken()) sum += requests[i]->waiting();
-    }
-    return sum;
-  }
+  // As long as the driver has broken nothing.
+  unsigned waiting() const { return broken ? 0 : requests[0]->waiting() + requests[1]->waiting(); }
 
   void hold(bool on) {
     if (on == held) return;
@@ -223,6 +219,8 @@ struct Round : VirtioInterrupt {
   std::optional<FuzzRequests> requests[kQueues];
   std::atomic<bool> reset_needed = false;
   bool held = false;
+  bool broken = false;  // a word of a ring
+  bool known = true;    // what is on the disk
 };
 
 }  // namespace

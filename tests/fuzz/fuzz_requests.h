@@ -17,14 +17,16 @@ class FuzzRequests {
   static constexpr uint64_t kBytes = 0x40000;  // of guest memory
 
   // The requests' memory starts at `base`. `first_sector`: where this queue's sectors start.
+  // `known`, of all queues of the disk: no request with a fault may have changed it.
   FuzzRequests(FuzzedDataProvider& input, const GuestMemory& memory, FuzzRing& ring,
-               GuestAddress base, uint64_t first_sector, std::span<uint8_t> content)
+               GuestAddress base, uint64_t first_sector, std::span<uint8_t> content, bool& known)
       : input_(input),
         memory_(memory),
         ring_(ring),
         base_(base),
         first_sector_(first_sector),
-        content_(content) {
+        content_(content),
+        known_(known) {
     for (Slot& slot : slots_) free_.push_back(&slot);
   }
 
@@ -189,7 +191,7 @@ class FuzzRequests {
   const GuestAddress base_;
   const uint64_t first_sector_;
   const std::span<uint8_t> content_;  // of this queue's sectors, a byte for each
-  bool known_ = true;                 // no request with a fault may have changed the disk
+  bool& known_;
   unsigned waiting_ = 0;
   std::array<Slot, kSlots> slots_;
   std::vector<Slot*> free_;

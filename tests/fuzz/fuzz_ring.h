@@ -32,9 +32,16 @@ class FuzzRing {
   static constexpr uint64_t kBytes = 0x12000;  // of guest memory
 
   // `size`: a power of two up to kMaxSize. Clears its memory, which starts at `base`, a page.
+  // `broken` is of all rings in the same memory: through a broken word of one the device may be
+  // led to write over the others.
   FuzzRing(FuzzedDataProvider& input, const GuestMemory& memory, GuestAddress base, uint16_t size,
-           bool indirect)
-      : input_(input), memory_(memory), base_(base), size_(size), indirect_(indirect) {
+           bool indirect, bool& broken)
+      : input_(input),
+        memory_(memory),
+        base_(base),
+        size_(size),
+        indirect_(indirect),
+        broken_(broken) {
     std::memset(at(0), 0, size * sizeof(FakeDescriptor));
     std::memset(at(kAvailable), 0, 6U + 2U * size);
     std::memset(at(kUsed), 0, 6U + 8U * size);
@@ -49,7 +56,7 @@ class FuzzRing {
             .driver_ring = base_ + kAvailable,
             .device_ring = base_ + kUsed};
   }
-  // Whether it has broken a word so far.
+  // Whether a word has been broken so far.
   bool broken() const { return broken_; }
   void spoil() { broken_ = true; }
   uint16_t sent() const { return index_; }
@@ -158,7 +165,7 @@ class FuzzRing {
   const GuestAddress base_;
   const uint16_t size_;
   const bool indirect_;
-  bool broken_ = false;
+  bool& broken_;
   uint16_t index_ = 0;  // of the available ring
   uint16_t taken_ = 0;  // of the used ring
   std::vector<uint16_t> free_;

@@ -29,7 +29,7 @@ struct Round {
         size(static_cast<uint16_t>(1U << input.ConsumeIntegralInRange<unsigned>(0, 8))),
         event_idx(input.ConsumeBool()),
         indirect(input.ConsumeBool()),
-        ring(input, ram(), 0, size, indirect) {
+        ring(input, ram(), 0, size, indirect, broken) {
     uint64_t features = kVirtioFVersion1;
     if (indirect) features |= kVirtioFIndirectDesc;
     if (event_idx) features |= kVirtioFEventIdx;
@@ -171,6 +171,7 @@ struct Round {
   const uint16_t size;
   const bool event_idx;
   const bool indirect;
+  bool broken = false;
   FuzzRing ring;
   std::unique_ptr<Virtqueue> queue;
   std::deque<Sent> sent;

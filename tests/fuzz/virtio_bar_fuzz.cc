@@ -64,6 +64,8 @@ struct Round {
     ENSURE(driver->status() == 0 && !state.active);
     wild = false;
     running = false;
+    broken = false;
+    known = true;
     std::memset(content.data(), 0, content.size());
     std::memset(disk.data(), 0, disk.size());
     write<uint8_t>(at + kStatus, kPciDriverReady);
@@ -94,10 +96,10 @@ struct Round {
                  InlineBlk::kSizes[index]);
     const GuestAddress base = index * kQueueMemory;
     requests[index].reset();
-    rings[index].emplace(input, ram(), base, size, indirect);
+    rings[index].emplace(input, ram(), base, size, indirect, broken);
     requests[index].emplace(
         input, ram(), *rings[index], base + FuzzRing::kBytes, index * FuzzRequests::kSectors,
-        std::span(content).subspan(index * FuzzRequests::kSectors, FuzzRequests::kSectors));
+        std::span(content).subspan(index * FuzzRequests::kSectors, FuzzRequests::kSectors), known);
     const VirtioQueueSetup setup = rings[index]->setup();
     const GuestAddress places[] = {setup.descriptors, setup.driver_ring, setup.device_ring};
     write<uint16_t>(at + kQueueSelect, index);
@@ -195,7 +197,7 @@ struct Round {
     if (!running) return;
     const bool told = (driver->read<uint8_t>(driver->isr) & 1) != 0;
     for (uint16_t queue = 0; queue < kQueues; ++queue) {
-      if (rings[queue]->broken()) continue;
+      if (broken) return;
       const bool news = requests[queue]->waiting() > 0;
       requests[queue]->collect();
       ENSURE(requests[queue]->waiting() == 0);
@@ -255,6 +257,8 @@ struct Round {
   std::optional<FuzzRequests> requests[kQueues];
   bool wild = false;     // the driver did something wrong since the last reset
   bool running = false;  // set up well, and nothing wrong since
+  bool broken = false;   // a word of a ring
+  bool known = true;     // what is on the disk
 };
 
 }  // namespace
