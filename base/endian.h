@@ -21,4 +21,15 @@ void store_le(void* to, T value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
+template <std::unsigned_integral T>
+T load_be(const void* from) {
+  const T value = load_le<T>(from);
+  return std::byteswap(value);
+}
+
+template <std::unsigned_integral T>
+void store_be(void* to, T value) {
+  store_le<T>(to, std::byteswap(value));
+}
+
 }  // namespace plumb

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 
 #include "base/log.h"
@@ -12,14 +11,6 @@
 
 namespace plumb {
 namespace {
-
-// At least a page: every device and file system takes that.
-constexpr size_t kBounceAlignment = 4096;
-
-std::byte* aligned_memory(size_t bytes) {
-  const size_t rounded = (bytes + kBounceAlignment - 1) / kBounceAlignment * kBounceAlignment;
-  return static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, rounded));
-}
 
 // Moves the front of the request's buffers on by `bytes`; copies them to or from `flat` on the
 // way when it is given.
@@ -68,11 +59,9 @@ struct FileDevice::Slot {
   bool shares_flush = false;    // a durable write without RWF_DSYNC
   uint64_t flushes_failed = 0;  // FileDevice::flushes_failed_ when it began
   iovec own_iov{};              // of a bounced or zero piece
-  std::unique_ptr<std::byte, Free> bounce;
+  AlignedMemory bounce;
   Slot* next = nullptr;  // free, or for the same flush
 };
-
-void FileDevice::Free::operator()(std::byte* memory) const { std::free(memory); }
 
 Result<std::unique_ptr<FileDevice>> FileDevice::open(Config config, IoThread& thread) {
   const int flags = ::fcntl(config.fd.get(), F_GETFL);
@@ -210,7 +199,7 @@ void FileDevice::send_bounce(Slot& slot) {
   const BlockRequest& request = *slot.request;
   const uint64_t rest = request.length - slot.done_bytes;
   const size_t piece = std::min<uint64_t>(rest, kBouncePieceBytes);
-  if (slot.bounce == nullptr) slot.bounce.reset(aligned_memory(piece));
+  if (slot.bounce == nullptr) slot.bounce = aligned_memory(piece);
   if (slot.bounce == nullptr) {
     slot.io.result = -ENOMEM;
     thread_.defer(slot.io);
@@ -253,7 +242,7 @@ void FileDevice::start_range(Slot& slot) {
 
 void FileDevice::send_zero_piece(Slot& slot) {
   if (zeroes_ == nullptr) {
-    zeroes_.reset(aligned_memory(kZeroPieceBytes));
+    zeroes_ = aligned_memory(kZeroPieceBytes);
     if (zeroes_ == nullptr) {
       slot.io.result = -ENOMEM;
       thread_.defer(slot.io);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_memory.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "blockdev/block_device.h"
@@ -53,10 +54,6 @@ class FileDevice final : public BlockDevice, private BatchEnd {
     kFlush,        // waits for a flush
   };
   struct Slot;
-  // Frees with free(): aligned memory.
-  struct Free {
-    void operator()(std::byte* memory) const;
-  };
 
   static void completed(IoOp& op);
   static void flush_completed(IoOp& op);
@@ -107,14 +104,14 @@ class FileDevice final : public BlockDevice, private BatchEnd {
   uint64_t flush_ended_ = 0;        // ended_ when it was sent
   uint32_t flush_retries_ = 0;
 
-  bool unmap_zeroes_ = true;                 // the kernel can zero by unmapping
-  bool zero_range_ = true;                   // the file system can zero a range
-  uint64_t begun_ = 0;                       // changes that need a flush to be durable
-  uint64_t ended_ = 0;                       // of them, well or not
-  uint64_t flushed_ = 0;                     // of those, the ones that a flush has reached
-  uint64_t flushes_failed_ = 0;              // so far
-  int failed_flush_ = 0;                     // errno of the first that failed with some at stake
-  std::unique_ptr<std::byte, Free> zeroes_;  // kZeroPieceBytes, made when first needed
+  bool unmap_zeroes_ = true;     // the kernel can zero by unmapping
+  bool zero_range_ = true;       // the file system can zero a range
+  uint64_t begun_ = 0;           // changes that need a flush to be durable
+  uint64_t ended_ = 0;           // of them, well or not
+  uint64_t flushed_ = 0;         // of those, the ones that a flush has reached
+  uint64_t flushes_failed_ = 0;  // so far
+  int failed_flush_ = 0;         // errno of the first that failed with some at stake
+  AlignedMemory zeroes_;         // kZeroPieceBytes, made when first needed
 };
 
 }  // namespace plumb

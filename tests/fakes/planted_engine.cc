@@ -1,18 +1,12 @@
 #include "tests/fakes/planted_engine.h"
 
-#include <cstdlib>
 #include <cstring>
 
+#include "base/aligned_memory.h"
 #include "base/check.h"
 
 namespace plumb {
 namespace {
-
-constexpr size_t kBufferAlignment = 4096;  // good for O_DIRECT everywhere
-
-struct Free {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
 
 bool is_range(IoOpKind kind) {
   return kind == IoOpKind::kFallocate || kind == IoOpKind::kBlkDiscard ||
@@ -32,12 +26,11 @@ std::optional<PlantedBug> planted_bug(std::string_view name) {
 struct PlantedEngine::HeldWrite {
   IoOp op;
   iovec iov{};
-  std::unique_ptr<std::byte, Free> data;
+  AlignedMemory data;
 
   explicit HeldWrite(const IoOp& from) {
     for (uint32_t i = 0; i < from.iov_count; ++i) iov.iov_len += from.iov[i].iov_len;
-    const size_t room = (iov.iov_len + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
-    data.reset(static_cast<std::byte*>(std::aligned_alloc(kBufferAlignment, room)));
+    data = aligned_memory(iov.iov_len);
     ENSURE(data != nullptr);
     iov.iov_base = data.get();
     std::byte* to = data.get();

@@ -1,7 +1,6 @@
 #include "vmm/virtio/blk_request.h"
 
-#include <algorithm>
-#include <cstring>
+#include "base/iovecs.h"
 
 namespace plumb {
 namespace {
@@ -30,31 +29,9 @@ struct Range {
 };
 static_assert(sizeof(Range) == 16);
 
-uint64_t total_bytes(std::span<const iovec> parts) {
-  uint64_t sum = 0;
-  for (const iovec& part : parts) sum += part.iov_len;
-  return sum;
-}
-
-// Copies the front of `parts`, wherever the driver split it, and moves them on. False when there
-// is not enough. The bytes are read once.
 template <typename T>
 bool take_front(std::span<iovec>& parts, T& value) {
-  auto* to = reinterpret_cast<std::byte*>(&value);
-  size_t left = sizeof(T);
-  while (left > 0) {
-    if (parts.empty()) return false;
-    iovec& part = parts.front();
-    const size_t count = std::min(left, part.iov_len);
-    std::memcpy(to, part.iov_base, count);
-    to += count;
-    left -= count;
-    part.iov_base = static_cast<std::byte*>(part.iov_base) + count;
-    part.iov_len -= count;
-    if (part.iov_len == 0) parts = parts.subspan(1);
-  }
-  asm volatile("" : : : "memory");
-  return true;
+  return plumb::take_front(parts, std::as_writable_bytes(std::span(&value, 1)));
 }
 
 // The last byte, which is cut off; nullptr when there is none.

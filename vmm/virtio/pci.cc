@@ -46,6 +46,7 @@ uint32_t class_code(uint16_t device_id) {
     case kVirtioIdNet:
       return 0x020000;
     case kVirtioIdBlk:
+    case kVirtioIdScsi:
       return 0x010000;
     case kVirtioIdConsole:
       return 0x078000;

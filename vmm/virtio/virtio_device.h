@@ -54,6 +54,7 @@ inline constexpr uint16_t kVirtioIdNet = 1;
 inline constexpr uint16_t kVirtioIdBlk = 2;
 inline constexpr uint16_t kVirtioIdConsole = 3;
 inline constexpr uint16_t kVirtioIdRng = 4;
+inline constexpr uint16_t kVirtioIdScsi = 8;
 
 class VirtioDevice {
  public:
