@@ -146,6 +146,10 @@ Result<std::string> parse_on_reboot(std::string_view text) {
   static constexpr std::string_view kWords[] = {"restart", "exit"};
   return one_of(text, kWords);
 }
+Result<std::string> parse_bus(std::string_view text) {
+  static constexpr std::string_view kWords[] = {"virtio-blk", "scsi"};
+  return one_of(text, kWords);
+}
 Result<std::string> parse_on_error(std::string_view text) {
   static constexpr std::string_view kWords[] = {"report", "pause"};
   return one_of(text, kWords);
@@ -197,6 +201,7 @@ constexpr Key<DiskDefinition> kDiskKeys[] = {
     {"lun", "identity of a LUN", false, assign<&Disk_::lun, parse_lun, Disk_>},
     {"serial", "serial number seen by the guest", false,
      assign<&Disk_::serial, parse_serial, Disk_>},
+    {"bus", "virtio-blk or scsi", false, assign<&Disk_::bus, parse_bus, Disk_>},
     {"cache", "writethrough or writeback", false, assign<&Disk_::cache, parse_cache, Disk_>},
     {"engine", "auto, io_uring or libaio", false, assign<&Disk_::engine, parse_engine, Disk_>},
     {"read-only", "the guest cannot write", true, assign<&Disk_::read_only, parse_bool, Disk_>},
@@ -391,7 +396,7 @@ Result<> complete(VmDefinition& definition) {
   return {};
 }
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, serial, cache, engine, read_only,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, serial, bus, cache, engine, read_only,
                                    discard, allow_weak_identity, on_error, iops, bandwidth_bytes,
                                    burst_seconds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetDefinition, tap, mac)

@@ -21,6 +21,7 @@ struct DiskDefinition {
   std::string image;                   // a raw image file, or
   std::string lun;                     // a LUN's identity
   std::string serial;                  // "" takes the id
+  std::string bus = "virtio-blk";      // or "scsi": a target of the VM's virtio-scsi host
   std::string cache = "writethrough";  // or "writeback"
   std::string engine = "auto";         // or "io_uring", "libaio"
   bool read_only = false;

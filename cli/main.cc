@@ -52,7 +52,8 @@ void add_run(CLI::App& app, RunOptions& options, Action& action) {
   run->add_option(
          "--disk", options.disks,
          "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
-         "[,engine=io_uring|libaio][,discard=off][,on-error=pause][,iops=N][,bandwidth=SIZE]")
+         "[,bus=scsi][,engine=io_uring|libaio][,discard=off][,on-error=pause][,iops=N]"
+         "[,bandwidth=SIZE]")
       ->allow_extra_args(false);
   run->add_option("--lun", options.luns, "raw LUN by identity: naa.…[,id=ID][,… as --disk]")
       ->allow_extra_args(false);

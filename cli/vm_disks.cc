@@ -31,11 +31,34 @@ std::string describe(const DiskError& error, const std::string& id, const std::s
 
 }  // namespace
 
-Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                                        DiskSource source, const Failed& failed,
-                                        const EngineDecorator& decorate) {
+Result<IoThread*> VmDisks::thread_for(const VmDefinition& definition, const DiskDefinition& disk,
+                                      const EngineDecorator& decorate) {
+  const bool scsi = disk.bus == "scsi";
+  if (scsi && scsi_thread_ != nullptr) {
+    if (disk.engine == scsi_engine_) return scsi_thread_;
+    return usage_error("disk {} asks for engine {}, but disks on the SCSI bus share one, which is {}",
+                       disk.id, disk.engine, scsi_engine_);
+  }
   const EngineKind engine = TRY(parse_engine_kind(disk.engine));
+  // Thread names end at 15 characters (prctl(2), PR_SET_NAME).
+  const std::string name = scsi ? "io-scsi" : ("io-" + disk.id).substr(0, 15);
+  threads_.push_back(TRY(IoThread::start({.name = name,
+                                          .engine = engine,
+                                          .cpus = definition.io_thread_cpus,
+                                          .poll_max_ns = int64_t{1000} * definition.io_poll_us,
+                                          .decorate = decorate})));
+  if (scsi) {
+    scsi_thread_ = threads_.back().get();
+    scsi_engine_ = disk.engine;
+  }
+  return threads_.back().get();
+}
+
+Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
+                           DiskSource source, const Failed& failed,
+                           const EngineDecorator& decorate) {
   Open open;
+  open.thread = TRY(thread_for(definition, disk, decorate));
   open.definition = &disk;
   open.label = source.label;
   open.device = source.device;
@@ -43,12 +66,6 @@ Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const Di
     open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
     if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
   }
-  // Thread names end at 15 characters (prctl(2), PR_SET_NAME).
-  open.thread = TRY(IoThread::start({.name = ("io-" + disk.id).substr(0, 15),
-                                     .engine = engine,
-                                     .cpus = definition.io_thread_cpus,
-                                     .poll_max_ns = int64_t{1000} * definition.io_poll_us,
-                                     .decorate = decorate}));
   std::unique_ptr<FileDevice> device = TRY(FileDevice::open({.fd = std::move(source.fd),
                                                              .label = source.label,
                                                              .read_only = disk.read_only,
@@ -67,23 +84,23 @@ Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const Di
   log::info("disk {}: {} at {}, {}, {}, {} ({})", disk.id, open.label, open.device,
             format_size(open.disk->info().size_bytes), disk.cache, open.thread->engine_name(),
             open.thread->engine_reason());
-  return open;
+  disks_.push_back(std::move(open));
+  return {};
 }
 
 Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSource> sources,
                               const Failed& failed, const EngineDecorator& decorate) {
   VmDisks disks;
   for (size_t i = 0; i < sources.size(); ++i) {
-    disks.disks_.push_back(
-        TRY(open_one(definition, definition.disks[i], std::move(sources[i]), failed, decorate)));
+    TRY(disks.open_one(definition, definition.disks[i], std::move(sources[i]), failed, decorate));
   }
   return disks;
 }
 
 Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
-  for (const Open& open : disks_) {
+  for (const auto& thread : threads_) {
     Result<> done;
-    open.thread->run([&] { done = act(); });
+    thread->run([&] { done = act(); });
     TRY(done);
   }
   return {};
@@ -94,20 +111,19 @@ Result<> VmDisks::add_memory(const GuestMemory& memory) {
   for (const GuestMemory::Region& region : memory.regions()) {
     regions.push_back({.iov_base = region.host, .iov_len = region.size_bytes});
   }
-  for (const Open& open : disks_) {
+  for (const auto& thread : threads_) {
     Result<> added;
-    open.thread->run([&] { added = open.thread->engine().add_memory(regions); });
+    thread->run([&] { added = thread->engine().add_memory(regions); });
     if (added) continue;
     remove_memory();
-    return failed("disk {}: {}, or leave registered-memory out", open.definition->id,
-                  added.error().message);
+    return failed("{}, or leave registered-memory out", added.error().message);
   }
   return {};
 }
 
 void VmDisks::remove_memory() {
-  for (const Open& open : disks_) {
-    open.thread->run([&open] { open.thread->engine().remove_memory(); });
+  for (const auto& thread : threads_) {
+    thread->run([&thread] { thread->engine().remove_memory(); });
   }
 }
 
@@ -174,6 +190,7 @@ Json VmDisks::status() const {
                    {"device", open.device},
                    {"size_bytes", size_of(open)},
                    {"read_only", disk.read_only},
+                   {"bus", disk.bus},
                    {"cache", disk.cache},
                    {"engine", open.thread->engine_name()},
                    {"io_thread_waits", open.thread->waits()},

@@ -29,12 +29,15 @@ class VmDisks {
       std::function<void(const std::string& disk, const std::string& message, bool stopped)>;
 
   // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
-  // own. `definition` outlives this.
+  // own; those on the SCSI bus share one. `definition` outlives this.
   static Result<VmDisks> open(const VmDefinition& definition, std::vector<DiskSource> sources,
                               const Failed& failed, const EngineDecorator& decorate = {});
 
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
+  const DiskDefinition& definition_of(size_t index) const { return *disks_[index].definition; }
+  // Of the disks on the SCSI bus: they share one; nullptr without any.
+  IoThread* scsi_thread() { return scsi_thread_; }
 
   // Calls `act` on each I/O thread, up to the first error.
   Result<> on_each_thread(const std::function<Result<>()>& act);
@@ -62,14 +65,18 @@ class VmDisks {
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
     UniqueFd image;      // to grow it; none for a LUN
-    std::unique_ptr<IoThread> thread;
+    IoThread* thread = nullptr;
     std::unique_ptr<Disk> disk;
   };
-  static Result<Open> open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                               DiskSource source, const Failed& failed,
+  Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,
                                const EngineDecorator& decorate);
+  Result<> open_one(const VmDefinition& definition, const DiskDefinition& disk, DiskSource source,
+                    const Failed& failed, const EngineDecorator& decorate);
   static uint64_t size_of(const Open& open);
 
+  std::vector<std::unique_ptr<IoThread>> threads_;
+  IoThread* scsi_thread_ = nullptr;
+  std::string scsi_engine_;  // what the first of its disks asks for
   std::vector<Open> disks_;
 };
 

@@ -8,6 +8,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <charconv>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -16,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "blockdev/scsi_disk.h"
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
 #include "cli/runtime_folder.h"
@@ -30,6 +32,7 @@
 #include "vmm/virtio/console.h"
 #include "vmm/virtio/net.h"
 #include "vmm/virtio/rng.h"
+#include "vmm/virtio/scsi.h"
 #include "vmm/virtio/tap.h"
 #include "vmm/vm.h"
 
@@ -58,6 +61,20 @@ void allow_locked_memory() {
   ::setrlimit(RLIMIT_MEMLOCK, &limit);
 }
 
+// A LUN shows its own name, so that what looks for it by that finds it in the guest too.
+ScsiIdentity scsi_identity(const DiskDefinition& disk) {
+  ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
+  identity.serial = disk.serial;
+  constexpr std::string_view kNaa = "naa.";
+  if (!disk.lun.starts_with(kNaa)) return identity;
+  for (size_t at = kNaa.size(); at + 1 < disk.lun.size(); at += 2) {
+    uint8_t byte = 0;
+    std::from_chars(disk.lun.data() + at, disk.lun.data() + at + 2, byte, 16);
+    identity.naa.push_back(byte);
+  }
+  return identity;
+}
+
 class VmProcess {
  public:
   VmProcess(const VmDefinition& definition, bool foreground, EngineDecorator decorate);
@@ -76,6 +93,7 @@ class VmProcess {
   Result<> boot();
   void end_guest();
   Result<> add_devices(Vm& vm);
+  std::unique_ptr<VirtioDevice> make_scsi_host(uint16_t queues);
   void on_disk_error(const std::string& disk, const std::string& message, bool stopped);
   void pause(const std::string& reason);
   void resume();
@@ -103,6 +121,7 @@ class VmProcess {
   boost::asio::io_context context_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
+  std::vector<std::unique_ptr<ScsiDisk>> scsi_luns_;  // of this boot
   std::unique_ptr<Vm> vm_;
   EventLog events_;
   std::string pause_reason_;
@@ -217,6 +236,7 @@ Result<> VmProcess::boot() {
 
 void VmProcess::end_guest() {
   vm_.reset();
+  scsi_luns_.clear();
   // Pinned, it would stay although it is unmapped.
   if (disks_) disks_->remove_memory();
 }
@@ -224,8 +244,10 @@ void VmProcess::end_guest() {
 Result<> VmProcess::add_devices(Vm& vm) {
   const auto queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues));
   for (size_t i = 0; i < disks_->count(); ++i) {
+    if (disks_->definition_of(i).bus == "scsi") continue;
     TRY(vm.add_virtio(std::make_unique<VirtioBlk>(disks_->at(i), queues)));
   }
+  if (disks_->scsi_thread() != nullptr) TRY(vm.add_virtio(make_scsi_host(queues)));
   for (size_t i = 0; i < taps_.size(); ++i) {
     const MacAddress mac = TRY(parse_mac(definition_.nets[i].mac));
     UniqueFd tap(::fcntl(taps_[i].get(), F_DUPFD_CLOEXEC, 0));
@@ -236,6 +258,17 @@ Result<> VmProcess::add_devices(Vm& vm) {
   TRY(vm.add_virtio(std::make_unique<VirtioConsole>(console, agent_.get(), *misc_thread_)));
   TRY(vm.add_virtio(std::make_unique<VirtioRng>(*misc_thread_)));
   return {};
+}
+
+std::unique_ptr<VirtioDevice> VmProcess::make_scsi_host(uint16_t queues) {
+  auto host = std::make_unique<VirtioScsi>(*disks_->scsi_thread(), queues);
+  for (size_t i = 0; i < disks_->count(); ++i) {
+    const DiskDefinition& disk = disks_->definition_of(i);
+    if (disk.bus != "scsi") continue;
+    scsi_luns_.push_back(std::make_unique<ScsiDisk>(disks_->at(i), scsi_identity(disk)));
+    host->add_target(static_cast<uint8_t>(scsi_luns_.size() - 1), *scsi_luns_.back());
+  }
+  return host;
 }
 
 Result<ExitCode> VmProcess::run() {
