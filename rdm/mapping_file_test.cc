@@ -3,15 +3,14 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
-#include <functional>
 
 #include "base/crc32c.h"
 #include "base/file.h"
+#include "tests/child_process.h"
 #include "tests/temporary_folder.h"
 
 namespace plumb {
@@ -68,25 +67,6 @@ std::string refusal(const std::string& text) {
 }
 
 std::string message_of(Result<> result) { return result.ok() ? "" : result.error().message; }
-
-// What `attempt` says in another process: there our locks are another's.
-std::string in_child(const std::function<std::string()>& attempt) {
-  int ends[2];
-  REQUIRE(::pipe(ends) == 0);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    const std::string text = attempt() + "\n";
-    ::_exit(::write(ends[1], text.data(), text.size()) > 0 ? 0 : 1);
-  }
-  ::close(ends[1]);
-  char text[1024] = {};
-  const auto length = ::read(ends[0], text, sizeof(text) - 1);
-  ::close(ends[0]);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  REQUIRE(length > 0);
-  return std::string(text, static_cast<size_t>(length) - 1);
-}
 
 std::string open_error(const std::string& path) {
   Result<OpenMapping> open = open_mapping(path);
