@@ -39,7 +39,8 @@ Result<VmDisks::Open> VmDisks::open_one(const VmDefinition& definition, const Di
   open.definition = &disk;
   open.label = source.label;
   open.device = source.device;
-  if (disk.lun.empty()) {
+  open.mapping = std::move(source.mapping);
+  if (!disk.image.empty()) {
     open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
     if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
   }
@@ -170,7 +171,7 @@ Json VmDisks::status() const {
     open.thread->run([&] { stopped = open.disk->stopped(); });
     all.push_back({{"id", disk.id},
                    {"serial", disk.serial},
-                   {"source", disk.lun.empty() ? disk.image : disk.lun},
+                   {"source", disk.image + disk.lun + disk.rdm},  // one of them
                    {"device", open.device},
                    {"size_bytes", size_of(open)},
                    {"read_only", disk.read_only},

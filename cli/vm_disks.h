@@ -62,6 +62,7 @@ class VmDisks {
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
     UniqueFd image;      // to grow it; none for a LUN
+    UniqueFd mapping;    // the lock of a mapping file; none without one
     std::unique_ptr<IoThread> thread;
     std::unique_ptr<Disk> disk;
   };

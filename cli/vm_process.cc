@@ -141,7 +141,7 @@ Result<> VmProcess::open_host_parts() {
   if (definition_.registered_memory) allow_locked_memory();
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
-  for (const DiskDefinition& disk : definition_.disks) sources_.push_back(TRY(open_source(disk)));
+  sources_ = TRY(open_sources(definition_.disks));
   for (const NetDefinition& net : definition_.nets) taps_.push_back(TRY(open_tap(net.tap)));
   return {};
 }

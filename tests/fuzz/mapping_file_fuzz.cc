@@ -27,7 +27,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
   read(text);
   read(text + fmt::format("crc32c = {:08x}\n", plumb::crc32c(text)));
-  const std::string lines = "plumb-rdm 1\n" + text;
+  const std::string lines =
+      "plumb-rdm 1\nuuid = 3f2504e0-4f89-41d3-9a0c-0305e82c3301\nmode = virtual\n" + text;
   read(lines + fmt::format("crc32c = {:08x}\n", plumb::crc32c(lines)));
   return 0;
 }
