@@ -74,6 +74,7 @@ Result<DiskSource> open_source(const DiskDefinition& definition,
 
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks) {
   std::vector<DiskSource> sources;
+  sources.reserve(disks.size());
   for (const DiskDefinition& disk : disks) sources.push_back(TRY(open_source(disk, sources)));
   return sources;
 }
