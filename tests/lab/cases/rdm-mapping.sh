@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# limit: 240
+# limit: 300
 # A LUN by its mapping file: a guest runs on it, one VM at a time unless it is shared; a LUN that is not the one mapped is
 # refused; and no mapping file that is made, replaced or deleted touches a LUN.
 mebibytes=8
@@ -46,7 +46,7 @@ END
 start_guest db1 db1.toml --initrd "$initrd"
 written=$(expect_line "$logs/db1.console" "^GUEST_WROTE [0-9a-f]{64}" 120 | cut -d' ' -f2)
 
-small=(--memory 32M --kernel "$build/bin/probe-guest" --cmdline spin)
+small=(--memory 32M --kernel "$(command -v probe-guest)" --cmdline spin)
 refused "a second VM" 11 "mapping data.rdm is in use by VM db1 \(pid $guest_pid\)" plumb run --name db2 "${small[@]}" --rdm data.rdm
 refused "replaced in use" 11 "mapping data.rdm is in use by VM db1 \(pid $guest_pid\)" plumb rdm create data.rdm --wwn "$wwn" --replace
 check "the LUN is mapped again elsewhere" plumb rdm create shared.rdm --wwn "$wwn" --shared
