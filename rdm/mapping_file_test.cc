@@ -380,6 +380,25 @@ TEST_CASE("a shared mapping is for several") {
   CHECK(in_child([&] { return open_error(path); }).empty());
 }
 
+TEST_CASE("a mapping that its user may not write can be shared, but not had alone") {
+  const TemporaryFolder folder;
+  REQUIRE(::chmod(folder.path().c_str(), 0755) == 0);
+  const auto opened_by_another = [&](bool shared) {
+    const std::string path = folder.path() + (shared ? "/shared.rdm" : "/data.rdm");
+    REQUIRE(write_mapping(path, make_mapping(lun(), {.shared = shared}).value()).ok());
+    REQUIRE(::chmod(path.c_str(), 0444) == 0);
+    return in_child([&] {
+      // Root may write all.
+      if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0) return std::string("no user");
+      return open_error(path);
+    });
+  };
+  CHECK(opened_by_another(true).empty());
+  CHECK_THAT(opened_by_another(false),
+             Catch::Contains("cannot be locked for this VM alone, which takes write permission: "
+                             "Permission denied"));
+}
+
 TEST_CASE("what is no mapping file is not opened") {
   const TemporaryFolder folder;
   const std::string path = folder.path() + "/data.rdm";
