@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 
 namespace plumb {
 namespace {
@@ -25,6 +26,20 @@ std::string folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+Result<> write_durably(int fd, const std::string& path, std::string_view content) {
+  TRY(write_all(fd, path, content));
+  if (::fsync(fd) != 0) return os_error(errno, "{} cannot be made durable", path);
+  return {};
+}
+
+// The name of a new file is durable when its folder is.
+Result<> sync_folder_of(const std::string& path) {
+  const std::string folder = folder_of(path);
+  const UniqueFd fd = TRY(open_file("folder", folder, O_RDONLY | O_DIRECTORY));
+  if (::fsync(fd.get()) != 0) return os_error(errno, "{} cannot be made durable", folder);
+  return {};
 }
 
 }  // namespace
@@ -64,16 +79,25 @@ std::string read_attribute(const std::string& path) {
 Result<> replace_file(const std::string& path, std::string_view content, unsigned mode) {
   const std::string temporary = path + ".new";
   UniqueFd fd = TRY(open_file("file", temporary, O_WRONLY | O_CREAT | O_TRUNC, mode));
-  TRY(write_all(fd.get(), temporary, content));
-  if (::fsync(fd.get()) != 0) return os_error(errno, "{} cannot be made durable", temporary);
+  TRY(write_durably(fd.get(), temporary, content));
   fd.reset();
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     return os_error(errno, "{} cannot be renamed to {}", temporary, path);
   }
-  const std::string folder = folder_of(path);
-  const UniqueFd folder_fd = TRY(open_file("folder", folder, O_RDONLY | O_DIRECTORY));
-  if (::fsync(folder_fd.get()) != 0) return os_error(errno, "{} cannot be made durable", folder);
-  return {};
+  return sync_folder_of(path);
+}
+
+Result<> create_file(const std::string& path, std::string_view content) {
+  std::string temporary = path + ".XXXXXX";
+  const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (!fd) return os_error(errno, "{} cannot be made", path);
+  Result<> made = write_durably(fd.get(), temporary, content);
+  if (made && ::link(temporary.c_str(), path.c_str()) != 0) {
+    made = os_error(errno, "{} cannot be made", path);
+  }
+  ::unlink(temporary.c_str());
+  TRY(made);
+  return sync_folder_of(path);
 }
 
 Result<> make_folders(const std::string& path, unsigned mode) {

@@ -24,6 +24,10 @@ std::string read_attribute(const std::string& path);
 // Replaces `path` at once or not at all: temporary file, fsync, rename, fsync of the folder.
 Result<> replace_file(const std::string& path, std::string_view content, unsigned mode = 0600);
 
+// Makes `path` with this content, at once or not at all, and never in place of another file: then
+// the error is EEXIST's. Temporary file of its own name, fsync, link, fsync of the folder.
+Result<> create_file(const std::string& path, std::string_view content);
+
 // mkdir -p; new folders get `mode`.
 Result<> make_folders(const std::string& path, unsigned mode = 0755);
 

@@ -4,6 +4,9 @@
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
+#include <cerrno>
+#include <filesystem>
+#include <iterator>
 
 #include "tests/temporary_folder.h"
 
@@ -18,6 +21,24 @@ TEST_CASE("a replaced file has the new content and the asked mode") {
   struct stat status {};
   REQUIRE(::stat(path.c_str(), &status) == 0);
   CHECK((status.st_mode & 0777) == 0600);
+}
+
+TEST_CASE("a created file is whole, for its owner only, and never in place of another") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/new";
+  REQUIRE(create_file(path, "one").ok());
+  Result<> again = create_file(path, "two");
+  REQUIRE_FALSE(again.ok());
+  CHECK(again.error().os_errno == EEXIST);
+  CHECK(read_file(path).value() == "one");
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
+  // Nothing but the file is left: neither of what succeeded nor of what failed.
+  CHECK(status.st_nlink == 1);
+  const std::filesystem::directory_iterator entries(folder.path());
+  CHECK(std::distance(begin(entries), end(entries)) == 1);
+  CHECK_FALSE(create_file(folder.path() + "/none/new", "x").ok());
 }
 
 TEST_CASE("a file longer than its limit is refused") {

@@ -34,35 +34,55 @@ std::optional<pid_t> find_holder(int fd) {
   });
 }
 
-Error locked(const std::string& path, std::optional<pid_t> holder) {
+Error locked(const std::string& what, std::optional<pid_t> holder) {
   if (!holder) {
     return make_error(ErrorKind::kLocked,
-                      "image {} is locked by another program, which could not be found", path);
+                      "{} is locked by another program, which could not be found", what);
   }
   if (*holder == ::getpid()) {
-    return make_error(ErrorKind::kLocked, "image {} is already used by another disk of this VM",
-                      path);
+    return make_error(ErrorKind::kLocked, "{} is already used by another disk of this VM", what);
   }
-  return make_error(ErrorKind::kLocked, "image {} is in use by {}", path,
-                    describe_process(*holder));
+  return make_error(ErrorKind::kLocked, "{} is in use by {}", what, describe_process(*holder));
+}
+
+// Calls `attempt` until it succeeds or somebody holds a lock against it; it leaves errno as
+// F_OFD_SETLK does.
+template <typename Attempt>
+Result<> patiently(int fd, const std::string& what, Attempt attempt) {
+  for (int waited_ms = 0;; waited_ms += kLockStepMs) {
+    if (attempt()) return {};
+    if (errno != EAGAIN && errno != EACCES) return os_error(errno, "{} cannot be locked", what);
+    const std::optional<pid_t> holder = find_holder(fd);
+    // A lock without a holder is that of a VM killed a moment ago, whose ring the kernel is taking
+    // down; it ends by itself.
+    if (holder || waited_ms >= kLockPatienceMs) return locked(what, holder);
+    std::this_thread::sleep_for(std::chrono::milliseconds(kLockStepMs));
+  }
+}
+
+struct flock whole_file(bool exclusive) {
+  struct flock lock {};
+  lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
+  lock.l_whence = SEEK_SET;  // from 0, length 0: the whole file, however it grows
+  return lock;
 }
 
 }  // namespace
 
-Result<> lock_file(int fd, const std::string& path, bool exclusive) {
-  struct flock lock {};
-  lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
-  lock.l_whence = SEEK_SET;  // from 0, length 0: the whole file, however it grows
-  for (int waited_ms = 0;; waited_ms += kLockStepMs) {
-    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
-    if (errno != EAGAIN && errno != EACCES)
-      return os_error(errno, "image {} cannot be locked", path);
-    const std::optional<pid_t> holder = find_holder(fd);
-    // A lock without a holder is that of a VM killed a moment ago, whose ring the kernel is taking
-    // down; it ends by itself.
-    if (holder || waited_ms >= kLockPatienceMs) return locked(path, holder);
-    std::this_thread::sleep_for(std::chrono::milliseconds(kLockStepMs));
-  }
+Result<> lock_file(int fd, const std::string& what, bool exclusive) {
+  return patiently(fd, what, [fd, exclusive] {
+    struct flock lock = whole_file(exclusive);
+    return ::fcntl(fd, F_OFD_SETLK, &lock) == 0;
+  });
+}
+
+Result<> check_unlocked(int fd, const std::string& what) {
+  return patiently(fd, what, [fd] {
+    struct flock lock = whole_file(true);
+    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) return false;
+    errno = EAGAIN;  // what lock_file() would have met
+    return lock.l_type == F_UNLCK;
+  });
 }
 
 }  // namespace plumb

@@ -10,7 +10,11 @@ namespace plumb {
 
 // Locks the whole file behind `fd`: exclusively (the descriptor must be writable) or shared.
 // Error kLocked, with the holder named, when another open of the file holds a lock against it.
-// `path` is for the message.
-Result<> lock_file(int fd, const std::string& path, bool exclusive);
+// `what` is for the message: "image root.img".
+Result<> lock_file(int fd, const std::string& what, bool exclusive);
+
+// Error kLocked, as above, when another open of the file holds any lock on it. Leaves no lock, so
+// that a descriptor for reading will do.
+Result<> check_unlocked(int fd, const std::string& what);
 
 }  // namespace plumb

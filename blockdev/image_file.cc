@@ -69,7 +69,7 @@ Result<UniqueFd> open_image_file(const ImageFileConfig& config) {
   if (::fstat(fd.get(), &status) != 0) return os_error(errno, "image {} cannot be examined", path);
   TRY(check_type(path, status));
   if (in_memory(fd.get())) return no_direct_io(path);
-  TRY(lock_file(fd.get(), path, !config.read_only));
+  TRY(lock_file(fd.get(), "image " + path, !config.read_only));
   // After the lock: until then another VM may have been resizing it.
   if (::fstat(fd.get(), &status) != 0) return os_error(errno, "image {} cannot be examined", path);
   TRY(check_size(path, status));

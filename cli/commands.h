@@ -17,6 +17,7 @@ struct RunOptions {
   std::map<std::string, bool> switches;
   std::vector<std::string> disks;
   std::vector<std::string> luns;
+  std::vector<std::string> rdms;
   std::vector<std::string> nets;
   bool detach = false;
   bool verbose = false;
@@ -42,6 +43,19 @@ Result<ExitCode> create_image(const std::string& path, const std::string& size, 
 
 Result<ExitCode> list_luns(bool json);
 Result<ExitCode> show_lun(const std::string& wwn, bool json);
+
+struct RdmOptions {
+  std::string file;
+  std::string wwn;
+  std::string mode = "virtual";  // or "physical"
+  bool shared = false;
+  bool allow_weak_identity = false;
+  bool replace = false;
+};
+Result<ExitCode> create_rdm(const RdmOptions& options);
+Result<ExitCode> show_rdm(const std::string& file, bool json);
+// kExitFailed, with a sentence for each, when something speaks against using the mapping's LUN.
+Result<ExitCode> verify_rdm(const std::string& file, bool json);
 
 // kExitFailed when VMs cannot run on this host.
 Result<ExitCode> examine_host(bool json);

@@ -199,6 +199,7 @@ constexpr Key<DiskDefinition> kDiskKeys[] = {
     {"id", "unique name of the disk", false, assign<&Disk_::id, parse_name, Disk_>},
     {"image", "raw image file", false, assign_text<&Disk_::image, Disk_>},
     {"lun", "identity of a LUN", false, assign<&Disk_::lun, parse_lun, Disk_>},
+    {"rdm", "mapping file of a LUN", false, assign_text<&Disk_::rdm, Disk_>},
     {"serial", "serial number seen by the guest", false,
      assign<&Disk_::serial, parse_serial, Disk_>},
     {"bus", "virtio-blk or scsi", false, assign<&Disk_::bus, parse_bus, Disk_>},
@@ -318,10 +319,17 @@ Result<toml::table> parse_toml(std::string_view text, std::string_view file_name
 
 Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::string>& ids) {
   if (disk.id.empty()) disk.id = fmt::format("disk{}", position);
-  if (disk.image.empty() == disk.lun.empty()) {
-    return usage_error("disk '{}' needs either an image or a lun", disk.id);
+  const std::string* const sources[] = {&disk.image, &disk.lun, &disk.rdm};
+  if (std::ranges::count_if(sources, [](const auto* source) { return !source->empty(); }) != 1) {
+    return usage_error("disk '{}' needs one of image, lun and rdm", disk.id);
   }
-  if (disk.on_error.empty()) disk.on_error = disk.lun.empty() ? "report" : "pause";
+  if (!disk.rdm.empty() && disk.allow_weak_identity) {
+    return usage_error(
+        "disk '{}': whether a weak identity is allowed is for its mapping to say; make it with "
+        "`plumb rdm create --allow-weak-identity`",
+        disk.id);
+  }
+  if (disk.on_error.empty()) disk.on_error = disk.image.empty() ? "pause" : "report";
   if (disk.serial.empty()) disk.serial = disk.id.substr(0, kMaxSerialBytes);
   if (!ids.insert(disk.id).second) {
     return usage_error("two disks have the id '{}'; give each its own", disk.id);
@@ -354,9 +362,16 @@ Result<> set_key(VmDefinition& definition, std::string_view key, std::string_vie
   return set_in(kVmKeys, definition, "--", key, value);
 }
 
-Result<DiskDefinition> parse_disk_flag(std::string_view text, bool lun) {
-  return lun ? parse_flag(kDiskKeys, "lun", "lun", text)
-             : parse_flag(kDiskKeys, "disk", "image", text);
+Result<DiskDefinition> parse_disk_flag(std::string_view text, DiskFlag flag) {
+  switch (flag) {
+    case DiskFlag::kImage:
+      return parse_flag(kDiskKeys, "disk", "image", text);
+    case DiskFlag::kLun:
+      return parse_flag(kDiskKeys, "lun", "lun", text);
+    case DiskFlag::kRdm:
+      break;
+  }
+  return parse_flag(kDiskKeys, "rdm", "rdm", text);
 }
 
 Result<NetDefinition> parse_net_flag(std::string_view text) {
@@ -381,8 +396,9 @@ Result<> complete(VmDefinition& definition) {
   }
   std::set<std::string> luns;
   for (const DiskDefinition& disk : definition.disks) {
-    if (disk.lun.empty() || luns.insert(disk.lun).second) continue;
-    return usage_error("two disks are the LUN {}; a VM can have it once", disk.lun);
+    const std::string& lun = disk.lun.empty() ? disk.rdm : disk.lun;
+    if (lun.empty() || luns.insert(lun).second) continue;
+    return usage_error("two disks are the LUN {}; a VM can have it once", lun);
   }
   for (size_t i = 0; i < definition.nets.size(); ++i) {
     NetDefinition& net = definition.nets[i];
@@ -396,9 +412,9 @@ Result<> complete(VmDefinition& definition) {
   return {};
 }
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, serial, bus, cache, engine, read_only,
-                                   discard, allow_weak_identity, on_error, iops, bandwidth_bytes,
-                                   burst_seconds)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, rdm, serial, bus, cache, engine,
+                                   read_only, discard, allow_weak_identity, on_error, iops,
+                                   bandwidth_bytes, burst_seconds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetDefinition, tap, mac)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, registered_memory,
                                    vcpus, kernel, initrd, cmdline, console, on_reboot, vcpu_cpus,

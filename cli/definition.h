@@ -19,7 +19,8 @@ inline constexpr unsigned kDefaultPollUs = 100;
 struct DiskDefinition {
   std::string id;                      // unique in the VM; the default serial
   std::string image;                   // a raw image file, or
-  std::string lun;                     // a LUN's identity
+  std::string lun;                     // a LUN's identity, or
+  std::string rdm;                     // a mapping file, which names a LUN
   std::string serial;                  // "" takes the id
   std::string bus = "virtio-blk";      // or "scsi": a target of the VM's virtio-scsi host
   std::string cache = "writethrough";  // or "writeback"
@@ -27,7 +28,7 @@ struct DiskDefinition {
   bool read_only = false;
   bool discard = true;
   bool allow_weak_identity = false;
-  std::string on_error;          // "report" or "pause"; "" is filled in: pause for LUNs
+  std::string on_error;          // "report" or "pause"; "" is filled in: report for images
   uint64_t iops = 0;             // limit; 0: none
   uint64_t bandwidth_bytes = 0;  // limit, of a second; 0: none
   unsigned burst_seconds = 1;    // what quiet time is worth, against the limits
@@ -63,13 +64,17 @@ Result<> read_toml(std::string_view text, std::string_view file_name, VmDefiniti
 // Sets one VM key from a flag: "memory", "512M". Pure.
 Result<> set_key(VmDefinition& definition, std::string_view key, std::string_view value);
 
-// Reads a flag such as `root.img,id=root,read-only` (image), `naa.…,serial=S` (lun),
+// What a flag of a disk begins with; its own name is --disk, --lun or --rdm.
+enum class DiskFlag : uint8_t { kImage, kLun, kRdm };
+
+// Reads a flag such as `root.img,id=root,read-only` (image), `naa.…,serial=S` (lun), `data.rdm`,
 // `tap=t0,mac=…`.
-Result<DiskDefinition> parse_disk_flag(std::string_view text, bool lun);
+Result<DiskDefinition> parse_disk_flag(std::string_view text, DiskFlag flag);
 Result<NetDefinition> parse_net_flag(std::string_view text);
 
 // Fills in what was left out (ids, serials) and refuses what cannot be: no name or kernel, memory
-// or vCPUs out of range, two disks with one id, a disk with neither or both of image and lun. Pure.
+// or vCPUs out of range, two disks with one id or LUN, a disk without exactly one of image, lun and
+// rdm. Pure.
 Result<> complete(VmDefinition& definition);
 
 // For the VM's process and its control API.

@@ -87,8 +87,10 @@ TEST_CASE("flags say the same as a file") {
   REQUIRE(set_key(vm, "name", "db1").ok());
   REQUIRE(set_key(vm, "kernel", "vmlinuz").ok());
   REQUIRE(set_key(vm, "memory", "1G").ok());
-  vm.disks.push_back(parse_disk_flag("root.img,id=root,read-only,cache=writeback", false).value());
-  vm.disks.push_back(parse_disk_flag(std::string(kWwn) + ",engine=io_uring", true).value());
+  vm.disks.push_back(
+      parse_disk_flag("root.img,id=root,read-only,cache=writeback", DiskFlag::kImage).value());
+  vm.disks.push_back(
+      parse_disk_flag(std::string(kWwn) + ",engine=io_uring", DiskFlag::kLun).value());
   vm.nets.push_back(parse_net_flag("tap=tap0").value());
   REQUIRE(complete(vm).ok());
   CHECK(vm.disks[0].image == "root.img");
@@ -103,19 +105,22 @@ TEST_CASE(
   VmDefinition vm;
   REQUIRE(set_key(vm, "name", "db1").ok());
   REQUIRE(set_key(vm, "kernel", "vmlinuz").ok());
-  vm.disks.push_back(parse_disk_flag("root.img", false).value());
-  vm.disks.push_back(parse_disk_flag("data.img,on-error=pause", false).value());
-  vm.disks.push_back(parse_disk_flag(kWwn, true).value());
+  vm.disks.push_back(parse_disk_flag("root.img", DiskFlag::kImage).value());
+  vm.disks.push_back(parse_disk_flag("data.img,on-error=pause", DiskFlag::kImage).value());
+  vm.disks.push_back(parse_disk_flag(kWwn, DiskFlag::kLun).value());
+  vm.disks.push_back(parse_disk_flag("data.rdm,id=data", DiskFlag::kRdm).value());
   REQUIRE(complete(vm).ok());
   CHECK(vm.disks[0].on_error == "report");
   CHECK(vm.disks[1].on_error == "pause");
   CHECK(vm.disks[2].on_error == "pause");
+  CHECK(vm.disks[3].rdm == "data.rdm");
+  CHECK(vm.disks[3].on_error == "pause");
 }
 
 TEST_CASE("a definition survives the way to the VM's process") {
   VmDefinition vm;
   REQUIRE(set_key(vm, "name", "db1").ok());
-  vm.disks.push_back(parse_disk_flag("root.img,id=root,read-only", false).value());
+  vm.disks.push_back(parse_disk_flag("root.img,id=root,read-only", DiskFlag::kImage).value());
   const VmDefinition back = from_json(to_json(vm)).value();
   CHECK(to_json(back) == to_json(vm));
   CHECK_FALSE(from_json(nlohmann::json::parse("{}")).ok());
@@ -186,23 +191,31 @@ TEST_CASE("what belongs together must be there, once") {
   CHECK(refusal(good).empty());
   CHECK_THAT(refusal("kernel = \"k\""), Catch::Contains("has no name"));
   CHECK_THAT(refusal("name = \"a\""), Catch::Contains("has no kernel"));
-  CHECK_THAT(refusal(good + "[[disk]]\nid = \"d\""), Catch::Contains("either an image or a lun"));
+  CHECK_THAT(refusal(good + "[[disk]]\nid = \"d\""),
+             Catch::Contains("disk 'd' needs one of image, lun and rdm"));
   CHECK_THAT(refusal(good + "[[disk]]\nimage = \"i\"\nlun = \"" + kWwn + "\""),
-             Catch::Contains("either an image or a lun"));
+             Catch::Contains("needs one of image, lun and rdm"));
+  CHECK_THAT(refusal(good + "[[disk]]\nrdm = \"r\"\nlun = \"" + kWwn + "\""),
+             Catch::Contains("needs one of image, lun and rdm"));
+  CHECK_THAT(refusal(good + "[[disk]]\nrdm = \"r\"\nallow-weak-identity = true"),
+             Catch::Contains("plumb rdm create --allow-weak-identity"));
   CHECK_THAT(
       refusal(good + "[[disk]]\nid = \"d\"\nimage = \"1\"\n[[disk]]\nid = \"d\"\nimage = \"2\""),
       Catch::Contains("two disks have the id 'd'"));
   const std::string lun = std::string("[[disk]]\nlun = \"") + kWwn + "\"\n";
   CHECK_THAT(refusal(good + lun + lun), Catch::Contains("a VM can have it once"));
+  const std::string rdm = "[[disk]]\nrdm = \"data.rdm\"\n";
+  CHECK(refusal(good + lun + rdm).empty());
+  CHECK_THAT(refusal(good + rdm + rdm), Catch::Contains("two disks are the LUN data.rdm"));
   CHECK_THAT(refusal(good + "[[net]]\nmac = \"52:54:00:12:34:56\""),
              Catch::Contains("needs a tap"));
 }
 
 TEST_CASE("flags that cannot be are refused") {
-  CHECK_FALSE(parse_disk_flag("root.img,colour=red", false).ok());
-  CHECK_FALSE(parse_disk_flag("root.img,cache", false).ok());
-  CHECK_FALSE(parse_disk_flag("sda", true).ok());
-  CHECK_FALSE(parse_disk_flag("", true).ok());
+  CHECK_FALSE(parse_disk_flag("root.img,colour=red", DiskFlag::kImage).ok());
+  CHECK_FALSE(parse_disk_flag("root.img,cache", DiskFlag::kImage).ok());
+  CHECK_FALSE(parse_disk_flag("sda", DiskFlag::kLun).ok());
+  CHECK_FALSE(parse_disk_flag("", DiskFlag::kLun).ok());
   CHECK_FALSE(parse_net_flag("tap0").ok());
   CHECK_FALSE(parse_net_flag("tap=t,mac=zz").ok());
 }

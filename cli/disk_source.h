@@ -1,7 +1,9 @@
-// Opens what a disk of a VM definition names: an image file, or a LUN found by its identity.
+// Opens what a disk of a VM definition names: an image file, a LUN found by its identity, or the
+// LUN of a mapping file.
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -9,14 +11,18 @@
 
 namespace plumb {
 
-// A claimed LUN or locked image: as long as its descriptor is open.
+// A claimed LUN or locked image: as long as its descriptors are open.
 struct DiskSource {
   UniqueFd fd;
   std::string label;   // "image root.img", "LUN naa.…"
   std::string device;  // the path behind it now: "/dev/sdb", "/srv/root.img"
+  std::string wwn;     // of a LUN
+  UniqueFd mapping;    // the lock of the mapping file; none without one
 };
 
-// Locks the image, or finds and claims the LUN.
-Result<DiskSource> open_source(const DiskDefinition& definition);
+// Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims
+// the LUN. A LUN that is not what its mapping recorded (smaller, other blocks, another serial
+// number) is refused, and one that is two of the disks.
+Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks);
 
 }  // namespace plumb

@@ -17,6 +17,7 @@ struct Arguments {
   RunOptions run;
   std::string name;
   std::string wwn;
+  RdmOptions rdm;
   std::string disk;
   std::string path;
   std::string size;
@@ -49,13 +50,14 @@ void add_run(CLI::App& app, RunOptions& options, Action& action) {
       run->add_option(flag, options.keys[name], help);
     }
   }
-  run->add_option(
-         "--disk", options.disks,
-         "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
-         "[,bus=scsi][,engine=io_uring|libaio][,discard=off][,on-error=pause][,iops=N]"
-         "[,bandwidth=SIZE]")
+  run->add_option("--disk", options.disks,
+                  "image file: PATH[,id=ID][,serial=S][,read-only][,cache=writeback]"
+                  "[,bus=scsi][,engine=io_uring|libaio][,discard=off][,on-error=pause][,iops=N]"
+                  "[,bandwidth=SIZE]")
       ->allow_extra_args(false);
   run->add_option("--lun", options.luns, "raw LUN by identity: naa.…[,id=ID][,… as --disk]")
+      ->allow_extra_args(false);
+  run->add_option("--rdm", options.rdms, "LUN of a mapping file: FILE[,id=ID][,… as --disk]")
       ->allow_extra_args(false);
   run->add_option("--net", options.nets, "network interface: tap=IF[,mac=MAC]")
       ->allow_extra_args(false);
@@ -125,6 +127,38 @@ void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
       [&] { action = [&args] { return create_image(args.path, args.size, args.sparse); }; });
 }
 
+void add_rdm_commands(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* rdm = app.add_subcommand("rdm", "mapping files, each of which stands for a LUN");
+  CLI::App* create =
+      add_command(*rdm, "create", "map a LUN: record its identity and what it is like",
+                  "plumb rdm create data.rdm --wwn naa.60014051234abcd5000000000000000a\n"
+                  "The LUN itself is not touched, nor when the file is deleted.");
+  create->add_option("file", args.rdm.file, "file to make")->required();
+  create->add_option("--wwn", args.rdm.wwn, "identity, e.g. naa.6001405…")->required();
+  create
+      ->add_option("--mode", args.rdm.mode,
+                   "virtual: reads and writes of a generic disk; physical: SCSI commands")
+      ->capture_default_str();
+  create->add_flag("--shared", args.rdm.shared, "several VMs may have it at once");
+  create->add_flag("--allow-weak-identity", args.rdm.allow_weak_identity,
+                   "take a LUN whose identity may not be unique");
+  create->add_flag("--replace", args.rdm.replace, "replace a mapping that no VM uses");
+  create->callback([&] { action = [&args] { return create_rdm(args.rdm); }; });
+
+  CLI::App* show = add_command(*rdm, "show", "what a mapping says, and where its LUN is now",
+                               "plumb rdm show data.rdm");
+  show->add_option("file", args.rdm.file, "mapping file")->required();
+  show->add_flag("--json", args.json, "print JSON");
+  show->callback([&] { action = [&args] { return show_rdm(args.rdm.file, args.json); }; });
+
+  CLI::App* verify =
+      add_command(*rdm, "verify", "whether a mapping's LUN is here and as it was mapped",
+                  "plumb rdm verify data.rdm    (exit code 1: it is not, and why)");
+  verify->add_option("file", args.rdm.file, "mapping file")->required();
+  verify->add_flag("--json", args.json, "print JSON");
+  verify->callback([&] { action = [&args] { return verify_rdm(args.rdm.file, args.json); }; });
+}
+
 void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* lun = app.add_subcommand("lun", "LUNs that this host sees");
   CLI::App* list = add_command(*lun, "list", "list LUNs with their WWN and use", "plumb lun list");
@@ -172,10 +206,12 @@ int run(int argc, char** argv) {
   add_run(app, arguments.run, action);
   add_vm_commands(app, arguments, action);
   add_disk_commands(app, arguments, action);
+  add_rdm_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
   // An unknown command is answered in our own words; an unknown flag of a command by CLI11.
   app.allow_extras();
-  for (const char* group : {"disk", "image", "lun"}) app.get_subcommand(group)->allow_extras();
+  for (const char* group : {"disk", "image", "lun", "rdm"})
+    app.get_subcommand(group)->allow_extras();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -32,10 +32,13 @@ Result<VmDefinition> definition_of(const RunOptions& options) {
     if (given) TRY(set_key(definition, key, "true"));
   }
   for (const std::string& text : options.disks) {
-    definition.disks.push_back(TRY(parse_disk_flag(text, false)));
+    definition.disks.push_back(TRY(parse_disk_flag(text, DiskFlag::kImage)));
   }
   for (const std::string& text : options.luns) {
-    definition.disks.push_back(TRY(parse_disk_flag(text, true)));
+    definition.disks.push_back(TRY(parse_disk_flag(text, DiskFlag::kLun)));
+  }
+  for (const std::string& text : options.rdms) {
+    definition.disks.push_back(TRY(parse_disk_flag(text, DiskFlag::kRdm)));
   }
   for (const std::string& text : options.nets) {
     definition.nets.push_back(TRY(parse_net_flag(text)));

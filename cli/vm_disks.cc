@@ -36,8 +36,9 @@ Result<IoThread*> VmDisks::thread_for(const VmDefinition& definition, const Disk
   const bool scsi = disk.bus == "scsi";
   if (scsi && scsi_thread_ != nullptr) {
     if (disk.engine == scsi_engine_) return scsi_thread_;
-    return usage_error("disk {} asks for engine {}, but disks on the SCSI bus share one, which is {}",
-                       disk.id, disk.engine, scsi_engine_);
+    return usage_error(
+        "disk {} asks for engine {}, but disks on the SCSI bus share one, which is {}", disk.id,
+        disk.engine, scsi_engine_);
   }
   const EngineKind engine = TRY(parse_engine_kind(disk.engine));
   // Thread names end at 15 characters (prctl(2), PR_SET_NAME).
@@ -62,7 +63,9 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
   open.definition = &disk;
   open.label = source.label;
   open.device = source.device;
-  if (disk.lun.empty()) {
+  open.wwn = source.wwn;
+  open.mapping = std::move(source.mapping);
+  if (!disk.image.empty()) {
     open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
     if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
   }
@@ -186,8 +189,9 @@ Json VmDisks::status() const {
     open.thread->run([&] { stopped = open.disk->stopped(); });
     all.push_back({{"id", disk.id},
                    {"serial", disk.serial},
-                   {"source", disk.lun.empty() ? disk.image : disk.lun},
+                   {"source", disk.image + disk.lun + disk.rdm},  // one of them
                    {"device", open.device},
+                   {"wwn", open.wwn},
                    {"size_bytes", size_of(open)},
                    {"read_only", disk.read_only},
                    {"bus", disk.bus},

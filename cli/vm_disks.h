@@ -36,6 +36,8 @@ class VmDisks {
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
   const DiskDefinition& definition_of(size_t index) const { return *disks_[index].definition; }
+  // "" for an image.
+  const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
   // Of the disks on the SCSI bus: they share one; nullptr without any.
   IoThread* scsi_thread() { return scsi_thread_; }
 
@@ -64,7 +66,9 @@ class VmDisks {
     const DiskDefinition* definition = nullptr;
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
+    std::string wwn;     // of a LUN
     UniqueFd image;      // to grow it; none for a LUN
+    UniqueFd mapping;    // the lock of a mapping file; none without one
     IoThread* thread = nullptr;
     std::unique_ptr<Disk> disk;
   };

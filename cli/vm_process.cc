@@ -62,14 +62,14 @@ void allow_locked_memory() {
 }
 
 // A LUN shows its own name, so that what looks for it by that finds it in the guest too.
-ScsiIdentity scsi_identity(const DiskDefinition& disk) {
+ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
   ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
-  identity.serial = disk.serial;
+  identity.serial = serial;
   constexpr std::string_view kNaa = "naa.";
-  if (!disk.lun.starts_with(kNaa)) return identity;
-  for (size_t at = kNaa.size(); at + 1 < disk.lun.size(); at += 2) {
+  if (!wwn.starts_with(kNaa)) return identity;
+  for (size_t at = kNaa.size(); at + 1 < wwn.size(); at += 2) {
     uint8_t byte = 0;
-    std::from_chars(disk.lun.data() + at, disk.lun.data() + at + 2, byte, 16);
+    std::from_chars(wwn.data() + at, wwn.data() + at + 2, byte, 16);
     identity.naa.push_back(byte);
   }
   return identity;
@@ -160,7 +160,7 @@ Result<> VmProcess::open_host_parts() {
   if (definition_.registered_memory) allow_locked_memory();
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
-  for (const DiskDefinition& disk : definition_.disks) sources_.push_back(TRY(open_source(disk)));
+  sources_ = TRY(open_sources(definition_.disks));
   for (const NetDefinition& net : definition_.nets) taps_.push_back(TRY(open_tap(net.tap)));
   return {};
 }
@@ -265,7 +265,8 @@ std::unique_ptr<VirtioDevice> VmProcess::make_scsi_host(uint16_t queues) {
   for (size_t i = 0; i < disks_->count(); ++i) {
     const DiskDefinition& disk = disks_->definition_of(i);
     if (disk.bus != "scsi") continue;
-    scsi_luns_.push_back(std::make_unique<ScsiDisk>(disks_->at(i), scsi_identity(disk)));
+    scsi_luns_.push_back(
+        std::make_unique<ScsiDisk>(disks_->at(i), scsi_identity(disk.serial, disks_->wwn_of(i))));
     host->add_target(static_cast<uint8_t>(scsi_luns_.size() - 1), *scsi_luns_.back());
   }
   return host;

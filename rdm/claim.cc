@@ -14,7 +14,7 @@
 
 #include "base/file.h"
 #include "base/process.h"
-#include "base/size.h"
+#include "blockdev/file_lock.h"
 
 namespace plumb {
 namespace {
@@ -74,11 +74,13 @@ Error busy(const Lun& lun, const std::string& device, const std::string& reason)
                     lun.id.text(), device, reason);
 }
 
-// The descriptor must be of the device looked up, with the identity and size it had.
+// The descriptor must be of the device looked up, with the identity, size and blocks it had.
 Result<> verify(const LunResolver& resolver, const Lun& lun, int fd) {
   struct stat status {};
   uint64_t size_bytes = 0;
-  if (::fstat(fd, &status) != 0 || ::ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) {
+  int block_size = 0;
+  if (::fstat(fd, &status) != 0 || ::ioctl(fd, BLKGETSIZE64, &size_bytes) != 0 ||
+      ::ioctl(fd, BLKSSZGET, &block_size) != 0) {
     return os_error(errno, "LUN {} cannot be examined", lun.id.text());
   }
   const LunId now = TRY(resolver.identity_of(status.st_rdev));
@@ -91,6 +93,10 @@ Result<> verify(const LunResolver& resolver, const Lun& lun, int fd) {
   if (size_bytes != lun.size_bytes) {
     return failed("LUN {} changed its size from {} to {} bytes while it was opened; try again",
                   lun.id.text(), lun.size_bytes, size_bytes);
+  }
+  if (block_size != static_cast<int>(lun.logical_block_size)) {
+    return failed("LUN {} changed its blocks from {} to {} bytes while it was opened; try again",
+                  lun.id.text(), lun.logical_block_size, block_size);
   }
   return {};
 }
@@ -112,23 +118,41 @@ Result<> check_usable(const Lun& lun, const std::string& device, const ClaimOpti
   return {};
 }
 
-Result<UniqueFd> open_exclusively(const Lun& lun, const std::string& device, bool read_only,
-                                  const SystemRoots& roots) {
-  const int access = read_only ? O_RDONLY : O_RDWR;
+// With `patient`, whoever is seen may be about to let go.
+Result<UniqueFd> open_exclusively(const Lun& lun, const std::string& device, int access,
+                                  const SystemRoots& roots, bool patient) {
   for (int waited_ms = 0;; waited_ms += kClaimStepMs) {
     UniqueFd fd(::open(device.c_str(), access | O_EXCL | O_DIRECT | O_CLOEXEC));
     if (fd) return fd;
     if (errno != EBUSY) {
       return os_error(errno, "LUN {} ({}) cannot be opened", lun.id.text(), device);
     }
-    if (const auto holder = process_with_device_open(lun.number, roots.proc)) {
-      return busy(lun, device, "it is open in " + *holder);
-    }
+    const bool last = waited_ms >= kClaimPatienceMs;
+    const auto holder = process_with_device_open(lun.number, roots.proc);
+    if (holder && (last || !patient)) return busy(lun, device, "it is open in " + *holder);
     // Nobody to be seen: the kernel itself, or a VM killed a moment ago, whose ring the kernel is
     // taking down; that ends by itself.
-    if (waited_ms >= kClaimPatienceMs) return busy(lun, device, "it is held by the kernel");
+    if (last) return busy(lun, device, "it is held by the kernel");
     std::this_thread::sleep_for(std::chrono::milliseconds(kClaimStepMs));
   }
+}
+
+Result<UniqueFd> open_alone(const Lun& lun, const std::string& device, int access,
+                            const SystemRoots& roots) {
+  UniqueFd fd = TRY(open_exclusively(lun, device, access, roots, false));
+  TRY(check_unlocked(fd.get(), fmt::format("LUN {} ({})", lun.id.text(), device)));
+  return fd;
+}
+
+Result<UniqueFd> open_shared(const Lun& lun, const std::string& device, int access,
+                             const SystemRoots& roots) {
+  // For reading: udev examines a device anew when a descriptor for writing is closed. Another
+  // shared claim may have it for this moment too, beside VMs that are seen and do not matter.
+  const UniqueFd alone = TRY(open_exclusively(lun, device, O_RDONLY, roots, true));
+  UniqueFd fd(::open(device.c_str(), access | O_DIRECT | O_CLOEXEC));
+  if (!fd) return os_error(errno, "LUN {} ({}) cannot be opened", lun.id.text(), device);
+  TRY(lock_file(fd.get(), fmt::format("LUN {} ({})", lun.id.text(), device), false));
+  return fd;
 }
 
 }  // namespace
@@ -177,7 +201,9 @@ Result<ClaimedLun> claim_lun(const LunResolver& resolver, const LunId& id,
   TRY(check_usable(lun, device, options));
   if (const auto use = use_of(lun, resolver.roots())) return busy(lun, device, *use);
 
-  UniqueFd fd = TRY(open_exclusively(lun, device, options.read_only, resolver.roots()));
+  const int access = options.read_only ? O_RDONLY : O_RDWR;
+  const auto open = options.shared ? open_shared : open_alone;
+  UniqueFd fd = TRY(open(lun, device, access, resolver.roots()));
   TRY(verify(resolver, lun, fd.get()));
   return ClaimedLun{std::move(fd), std::move(lun)};
 }

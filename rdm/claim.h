@@ -4,6 +4,14 @@
 // The kernel's exclusive open (O_EXCL on a block device) is held as long as the descriptor lives:
 // mounts, swapon, device-mapper, md and other claims then fail with EBUSY. It does not stop a
 // plain write by root; nothing on Linux does.
+//
+// A shared claim is for VMs whose guests know of each other (cluster file systems). The kernel
+// knows no shared exclusive open, so it holds a read lock (OFD) on the device node instead: other
+// shared claims get theirs beside it, and an exclusive claim, which looks for one once it has its
+// exclusive open, is refused. While a shared claim takes its lock it has the LUN exclusively: so it
+// is refused when anybody has, and no exclusive claim comes in between. What shared claims do not
+// stop: a mount by this host after them, and a claim through another node of the same device (made
+// by mknod).
 #pragma once
 
 #include <optional>
@@ -20,16 +28,18 @@ namespace plumb {
 struct ClaimOptions {
   bool read_only = false;
   bool allow_weak_identity = false;
+  bool shared = false;  // beside other shared claims; without O_EXCL
 };
 
 struct ClaimedLun {
-  UniqueFd fd;  // O_DIRECT, O_EXCL
+  UniqueFd fd;  // O_DIRECT, and O_EXCL unless shared
   Lun lun;
 };
 
 // Errors, each with what to do: unknown, ambiguous or weak identity; read-only or empty LUN; LUN or
-// one of its partitions mounted, swap, or held by device-mapper, LVM, md; open elsewhere (the
-// holder is named when it can be seen); a device that changed between look-up and open.
+// one of its partitions mounted, swap, or held by device-mapper, LVM, md; claimed elsewhere
+// (kLocked; the holder is named when it can be seen); a device that changed between look-up and
+// open.
 Result<ClaimedLun> claim_lun(const LunResolver& resolver, const LunId& id,
                              const ClaimOptions& options);
 

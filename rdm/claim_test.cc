@@ -1,8 +1,18 @@
 #include "rdm/claim.h"
 
-#include <catch2/catch.hpp>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
+#include <catch2/catch.hpp>
+#include <optional>
+
+#include "base/file.h"
 #include "rdm/fake_sysfs.h"
+#include "tests/child_process.h"
 
 namespace plumb {
 namespace {
@@ -14,6 +24,78 @@ std::string refusal(const FakeSysfs& sysfs, const char* wwn = kWwn, ClaimOptions
       claim_lun(LunResolver(sysfs.roots()), LunId::parse(wwn).value(), options);
   return claimed.ok() ? "" : claimed.error().message;
 }
+
+// A loop device of 1 GiB that the made-up sysfs calls the LUN sdb: claims open it, and the kernel
+// answers.
+class LoopLun {
+ public:
+  // None, and the test is skipped, where loop devices cannot be made.
+  static std::unique_ptr<LoopLun> make() {
+    auto lun = std::unique_ptr<LoopLun>(new LoopLun);
+    if (lun->device_ && lun->describe()) return lun;
+    WARN("SKIPPED: loop devices need /dev/loop-control and root");
+    return nullptr;
+  }
+  ~LoopLun() {
+    if (device_) ::ioctl(device_.get(), LOOP_CLR_FD, 0);
+  }
+  LoopLun(const LoopLun&) = delete;
+  LoopLun& operator=(const LoopLun&) = delete;
+
+  FakeSysfs sysfs;
+
+  Result<ClaimedLun> claim(const ClaimOptions& options) const {
+    SystemRoots roots = sysfs.roots();
+    roots.proc = "/proc";  // who has the device open is true
+    return claim_lun(LunResolver(roots), LunId::parse(kWwn).value(), options);
+  }
+
+  // "", or how another process is refused; `mine` is what that process would inherit.
+  std::string claim_elsewhere(const ClaimOptions& options, std::optional<ClaimedLun>& mine) {
+    return in_child([&] {
+      mine.reset();
+      device_.reset();
+      Result<ClaimedLun> claimed = claim(options);
+      if (claimed.ok()) return std::string();
+      return (claimed.error().kind == ErrorKind::kLocked ? "locked: " : "") +
+             claimed.error().message;
+    });
+  }
+
+  std::string number;  // "7:3"
+
+ private:
+  LoopLun() {
+    const std::string image = folder_.path() + "/lun";
+    const UniqueFd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    const UniqueFd file(::open(image.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!control || !file || ::ftruncate(file.get(), 1U << 30U) != 0) return;
+    // Another process may take the free one first.
+    for (int attempt = 0; attempt < 10 && !device_; ++attempt) {
+      const int index = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+      path_ = "/dev/loop" + std::to_string(index);
+      UniqueFd device(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+      if (device && ::ioctl(device.get(), LOOP_SET_FD, file.get()) == 0) {
+        device_ = std::move(device);
+      }
+    }
+  }
+
+  bool describe() {
+    struct stat status {};
+    if (::fstat(device_.get(), &status) != 0) return false;
+    number = fmt::format("{}:{}", major(status.st_rdev), minor(status.st_rdev));
+    sysfs.add_scsi("sdb", number, kWwn);
+    sysfs.write("sys/dev/block/" + number + "/device/wwid", std::string(kWwn) + "\n");
+    return ::symlink(path_.c_str(), (sysfs.roots().dev + "/sdb").c_str()) == 0;
+  }
+
+  TemporaryFolder folder_;
+  std::string path_;
+  UniqueFd device_;
+};
+
+std::string this_process() { return fmt::format("(pid {})", ::getpid()); }
 
 }  // namespace
 
@@ -75,6 +157,62 @@ TEST_CASE("a device that is not the one looked up is refused on the descriptor")
   // The name leads to something that is no such block device.
   sysfs.write("dev/sdb", std::string(4096, '\0'));
   CHECK_FALSE(refusal(sysfs).empty());
+}
+
+TEST_CASE("a claimed LUN is refused to other processes, the holder named, until it is let go") {
+  const auto lun = LoopLun::make();
+  if (!lun) return;
+  const ClaimOptions other =
+      GENERATE(ClaimOptions{}, ClaimOptions{.read_only = true}, ClaimOptions{.shared = true});
+  std::optional<ClaimedLun> mine = lun->claim({}).value();
+  CHECK((::fcntl(mine->fd.get(), F_GETFL) & (O_ACCMODE | O_DIRECT)) == (O_RDWR | O_DIRECT));
+  CHECK_THAT(lun->claim_elsewhere(other, mine),
+             Catch::StartsWith("locked: ") && Catch::Contains(this_process()));
+  mine.reset();
+  CHECK(lun->claim_elsewhere(other, mine).empty());
+}
+
+TEST_CASE("a LUN is shared among shared claims, and refused to an exclusive one") {
+  const auto lun = LoopLun::make();
+  if (!lun) return;
+  const bool read_only = GENERATE(false, true);
+  std::optional<ClaimedLun> mine = lun->claim({.read_only = read_only, .shared = true}).value();
+  CHECK(lun->claim_elsewhere({.shared = true}, mine).empty());
+  CHECK(lun->claim_elsewhere({.read_only = true, .shared = true}, mine).empty());
+  for (const bool other_read_only : {false, true}) {
+    CHECK_THAT(lun->claim_elsewhere({.read_only = other_read_only}, mine),
+               Catch::StartsWith("locked: LUN " + std::string(kWwn)) &&
+                   Catch::Contains("is in use by") && Catch::Contains(this_process()));
+  }
+  mine.reset();
+  CHECK(lun->claim_elsewhere({}, mine).empty());
+}
+
+TEST_CASE("a shared claim is refused what an exclusive one is") {
+  const auto lun = LoopLun::make();
+  if (!lun) return;
+  lun->sysfs.write("sys/block/sdb/holders/dm-3/dm/uuid", "LVM-xyz\n");
+  CHECK_THAT(lun->claim({.shared = true}).error().message, Catch::Contains("held by dm-3"));
+}
+
+TEST_CASE("a LUN whose open device is not what sysfs said is refused") {
+  const auto lun = LoopLun::make();
+  if (!lun) return;
+  const bool shared = GENERATE(false, true);
+  const auto refused_with = [&](const std::string& file, const std::string& content) {
+    lun->sysfs.write(file, content);
+    return lun->claim({.shared = shared}).error().message;
+  };
+  CHECK_THAT(refused_with("sys/block/sdb/queue/logical_block_size", "4096\n"),
+             Catch::Contains("changed its blocks from 4096 to 512"));
+  CHECK_THAT(refused_with("sys/block/sdb/size", "4096\n"),
+             Catch::Contains("changed its size from 2097152 to 1073741824"));
+  CHECK_THAT(refused_with("sys/dev/block/" + lun->number + "/device/wwid",
+                          "naa.60014051234abcd5000000000000000b\n"),
+             Catch::Contains("it is naa.60014051234abcd5000000000000000b and LUN naa."));
+  lun->sysfs.write("sys/dev/block/" + lun->number + "/device/wwid", std::string(kWwn) + "\n");
+  CHECK_THAT(refused_with("sys/block/sdb/dev", "8:16\n"),
+             Catch::Contains("changed while it was opened"));
 }
 
 TEST_CASE("mount points are found by number and by source") {

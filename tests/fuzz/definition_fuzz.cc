@@ -17,8 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     ENSURE(!read.error().message.empty());
   }
-  static_cast<void>(plumb::parse_disk_flag(text, false).ok());
-  static_cast<void>(plumb::parse_disk_flag(text, true).ok());
+  static_cast<void>(plumb::parse_disk_flag(text, plumb::DiskFlag::kImage).ok());
+  static_cast<void>(plumb::parse_disk_flag(text, plumb::DiskFlag::kLun).ok());
+  static_cast<void>(plumb::parse_disk_flag(text, plumb::DiskFlag::kRdm).ok());
   static_cast<void>(plumb::parse_net_flag(text).ok());
   return 0;
 }

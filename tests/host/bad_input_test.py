@@ -3,8 +3,11 @@
 
 Those that need real LUNs are in tests/lab/cases.
 """
+import fcntl
+import json
 import os
 import pathlib
+import struct
 import subprocess
 import unittest
 
@@ -79,6 +82,110 @@ class LunTest(PlumbTest):
         self.assert_refused(self.plumb("run", "--name", "a", "--kernel", PROBE, "--lun", WWN),
                             FAILED, f"LUN {WWN} is not on this host")
         self.assert_refused(self.plumb("lun", "show", WWN), FAILED, f"LUN {WWN} is not on this host")
+
+
+def crc32c(data):
+    """RFC 3720, appendix B.4."""
+    remainder = 0xffffffff
+    for byte in data:
+        remainder ^= byte
+        for _ in range(8):
+            remainder = (remainder >> 1) ^ (0x82f63b78 if remainder & 1 else 0)
+    return remainder ^ 0xffffffff
+
+
+class MappingTest(PlumbTest):
+    def mapping(self, *, mode="virtual", name="data.rdm"):
+        """A mapping, good in itself, of a LUN that no host has."""
+        lines = ["plumb-rdm 1", "uuid = 3f2504e0-4f89-41d3-9a0c-0305e82c3301", f"mode = {mode}",
+                 f"wwid = {WWN}", "serial = S1", "size-bytes = 1048576", "logical-block-size = 512",
+                 "sharing = exclusive", "allow-weak-identity = false"]
+        text = "".join(line + "\n" for line in lines)
+        path = self.folder / name
+        path.write_text(f"{text}crc32c = {crc32c(text.encode()):08x}\n")
+        return path
+
+    def run_on(self, path):
+        return self.plumb("run", "--name", "a", "--memory", "32M", "--kernel", PROBE, "--rdm", path)
+
+    def refused_everywhere(self, path, *texts):
+        self.assert_refused(self.plumb("rdm", "show", path), FAILED, str(path), *texts)
+        self.assert_refused(self.plumb("rdm", "verify", path), FAILED, str(path), *texts)
+        if not kvm_missing():
+            self.assert_refused(self.run_on(path), FAILED, str(path), *texts)
+
+    def test_create_what_cannot_be(self):
+        path = self.folder / "data.rdm"
+        for code, texts, arguments in (
+                (USAGE, ["not the identity of a LUN"], ["--wwn", "/dev/sda"]),
+                (USAGE, ["'raw' is not a mode", "virtual or physical"],
+                 ["--wwn", WWN, "--mode", "raw"]),
+                (USAGE, ["--wwn"], []),
+                (FAILED, [f"LUN {WWN} is not on this host"], ["--wwn", WWN])):
+            self.assert_refused(self.plumb("rdm", "create", path, *arguments), code, *texts)
+        self.assert_refused(self.plumb("rdm", "create"), USAGE)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_mapping_that_is_not_there_or_no_mapping(self):
+        self.refused_everywhere(self.folder / "none.rdm", "No such file")
+        self.refused_everywhere(self.folder, "not a regular file")
+        other = self.folder / "vm.toml"
+        other.write_text('name = "db1"\n')
+        self.refused_everywhere(other, "is not a mapping file", "plumb rdm create")
+
+    def test_mapping_of_another_version(self):
+        path = self.mapping()
+        path.write_text(path.read_text().replace("plumb-rdm 1", "plumb-rdm 2"))
+        self.refused_everywhere(path, "format version '2'")
+
+    def test_mapping_edited_or_cut(self):
+        path = self.mapping()
+        whole = path.read_text()
+        path.write_text(whole.replace("1048576", "2097152"))
+        self.refused_everywhere(path, "checksum is wrong", "plumb rdm create")
+        path.write_text(whole[:-20])
+        self.refused_everywhere(path, "does not end with its checksum")
+
+    def test_lun_that_is_not_here(self):
+        path = self.mapping()
+        done = self.plumb("rdm", "show", path)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, f"wwid +{WWN}\n")
+        self.assertRegex(done.stdout, f"problem +LUN {WWN} is not on this host")
+        shown = json.loads(self.plumb("rdm", "show", "--json", path).stdout)
+        self.assertEqual((shown["device"], shown["size_bytes"]), (None, 1048576))
+        self.assert_refused(self.plumb("rdm", "verify", path), FAILED, str(path),
+                            f"LUN {WWN} is not on this host")
+        verified = self.plumb("rdm", "verify", "--json", path)
+        self.assertEqual(verified.returncode, FAILED)
+        self.assertFalse(json.loads(verified.stdout)["ok"])
+
+    def test_unknown_command_and_key(self):
+        self.assert_refused(self.plumb("rdm", "shw", "x"), USAGE, "'plumb rdm shw'",
+                            "did you mean 'show'?")
+        self.assert_refused(self.run_on("data.rdm,lun=" + WWN), USAGE, "one of image, lun and rdm")
+        self.assert_refused(self.run_on("data.rdm,allow-weak-identity"), USAGE,
+                            "plumb rdm create --allow-weak-identity")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_run_on_a_lun_that_is_not_here(self):
+        self.assert_refused(self.run_on(self.mapping()), FAILED, f"LUN {WWN} is not on this host")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_physical_mode_waits_for_its_device(self):
+        self.assert_refused(self.run_on(self.mapping(mode="physical")), FAILED, "data.rdm",
+                            "not yet supported: create the mapping with --mode virtual")
+
+    @unittest.skipIf(kvm_missing(), str(kvm_missing()))
+    def test_mapping_in_use(self):
+        path = self.mapping()
+        with open(path, "r+b") as file:
+            # struct flock of x86-64: F_WRLCK, from 0 to the end.
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+            self.assert_refused(self.run_on(path), LOCKED, f"mapping {path} is in use by",
+                                str(os.getpid()))
+        self.assert_refused(self.run_on(path), FAILED, "is not on this host")
 
 
 class ImageTest(PlumbTest):

@@ -6,6 +6,8 @@ mount -t devtmpfs dev /root/dev
 mount -t proc proc /root/proc
 mount -t tmpfs tmp /root/tmp
 cp /verify.sql /root/tmp/
+# What the cut has left; its process number may be somebody else's now.
+rm -f /root/data/postmaster.pid
 
 as_postgres() { chroot /root /bin/busybox su postgres -c "PATH=/bin:/usr/lib/postgresql/15/bin; $*"; }
 sql() { as_postgres psql -h /tmp -qtA -P pager=off -v ON_ERROR_STOP=1 "$*" postgres postgres; }
