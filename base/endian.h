@@ -21,4 +21,14 @@ void store_le(void* to, T value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
+template <std::unsigned_integral T>
+T load_be(const void* from) {
+  return std::byteswap(load_le<T>(from));
+}
+
+template <std::unsigned_integral T>
+void store_be(void* to, T value) {
+  store_le(to, std::byteswap(value));
+}
+
 }  // namespace plumb
