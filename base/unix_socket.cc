@@ -42,7 +42,7 @@ Result<UniqueFd> connect_unix(const std::string& path, int type, int timeout_ms)
   UniqueFd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   if (!fd) return os_error(errno, "a socket cannot be made");
   // 0 is no timeout, here as there.
-  const timeval timeout{.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+  const timeval timeout{.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000L};
   if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) != 0) {
     return os_error(errno, "a socket takes no timeout");
   }

@@ -66,7 +66,7 @@ Result<Options> parse_options(int argc, char** argv) {
 }
 
 int number_in_environment(const char* name) {
-  const char* text = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread
+  const char* text = std::getenv(name);
   int number = -1;
   if (text != nullptr) std::from_chars(text, text + std::string_view(text).size(), number);
   return number;
@@ -99,8 +99,7 @@ Result<UniqueFd> systemd_socket() {
 Result<UniqueFd> own_socket(const Options& options) {
   UniqueFd fd = TRY(listen_unix(options.socket, kBacklog, SOCK_SEQPACKET));
   if (options.group.empty()) return fd;
-  const group* entry =
-      ::getgrnam(options.group.c_str());  // NOLINT(concurrency-mt-unsafe): as above
+  const group* entry = ::getgrnam(options.group.c_str());
   if (entry == nullptr) return usage_error("there is no group '{}'", options.group);
   if (::chown(options.socket.c_str(), static_cast<uid_t>(-1), entry->gr_gid) != 0 ||
       ::chmod(options.socket.c_str(), 0660) != 0) {

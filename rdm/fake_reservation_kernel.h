@@ -268,7 +268,7 @@ class FakeReservationKernel final : public ReservationKernel {
     } else if (last_cdb_[0] == std::byte{kPersistentReserveIn}) {
       const auto data = target.read(static_cast<PrInAction>(last_cdb_[1]));
       const size_t count = std::min<size_t>(data.size(), header.dxfer_len);
-      std::memcpy(header.dxferp, data.data(), count);
+      std::copy_n(data.begin(), count, static_cast<std::byte*>(header.dxferp));
       header.resid -= static_cast<int>(count);
     }
     return 0;

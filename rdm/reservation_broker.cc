@@ -264,7 +264,7 @@ ReservationReply ReservationBroker::serve(const ReservationRequest& request, int
   Result<LunId> lun = check_lun(lun_fd, out);
   if (!out)
     return lun ? reserve_in(request, lun_fd) : ReservationReply{.refusal = lun.error().message};
-  const ReservationReply reply =
+  ReservationReply reply =
       lun ? reserve_out(request, lun_fd) : ReservationReply{.refusal = lun.error().message};
   log::info("{}: {} on {}: {}", peer, description(request), lun ? lun->text() : "no LUN",
             description(reply));
