@@ -22,12 +22,13 @@ namespace plumb {
 // An initiator port and a target port: what registers.
 using Nexus = int;
 
-// Values returned are SCSI statuses: 0, 2 (CHECK CONDITION), 0x18 (RESERVATION CONFLICT).
+// Values returned are SCSI statuses, as Linux 6.1 passes them on.
 class FakeReservationTarget {
  public:
   static constexpr int kGood = 0;
   static constexpr int kCheck = 0x02;
   static constexpr int kConflict = 0x18;
+  static constexpr int kIllegalRequest = 0x402;  // CHECK CONDITION, as Linux 6.1 marks that sense
 
   int register_key(Nexus nexus, uint64_t key, uint64_t new_key, bool ignore) {
     const auto own = keys_.find(nexus);
@@ -55,7 +56,7 @@ class FakeReservationTarget {
   int release(Nexus nexus, uint64_t key, uint32_t type) {
     if (!registered(nexus, key)) return kConflict;
     if (type_ == 0 || !holds(nexus)) return kGood;
-    if (type != type_) return kCheck;
+    if (type != type_) return kIllegalRequest;
     drop_reservation(nexus, 0x04);
     return kGood;
   }
@@ -213,15 +214,20 @@ class FakeReservationKernel final : public ReservationKernel {
     std::vector<Nexus> paths;
   };
 
-  // As dm-multipath: a registration goes to every path, the rest to the first that is not refused.
+  // As dm-multipath: a registration and a release go to every path, the rest to the first. A path
+  // with a unit attention ends it, and a registration is then taken off the paths that have it.
   int reserve(const std::vector<Nexus>& paths, unsigned long request, const void* argument) {
-    int result = 0;
     for (const Nexus path : paths) {
-      result = reserve_on(path, request, argument);
+      const int result = target.take_attention(path) ? FakeReservationTarget::kCheck
+                                                     : reserve_on(path, request, argument);
+      if (result != 0 && request == IOC_PR_REGISTER && paths.size() > 1) {
+        const auto wanted = *static_cast<const pr_registration*>(argument);
+        for (const Nexus other : paths) target.register_key(other, wanted.new_key, 0, false);
+      }
       if (result != 0) return result;
-      if (request != IOC_PR_REGISTER) return result;
+      if (request != IOC_PR_REGISTER && request != IOC_PR_RELEASE) break;
     }
-    return result;
+    return 0;
   }
 
   int reserve_on(Nexus nexus, unsigned long request, const void* argument) {

@@ -26,6 +26,11 @@ constexpr SenseCode kNoCommunication{0x0b, 0x08, 0x00};
 constexpr SenseCode kCommunicationTimeout{0x0b, 0x08, 0x01};
 constexpr SenseCode kInternalFailure{0x04, 0x44, 0x00};
 
+constexpr int kUnknownCheck = 0x02;
+constexpr int kTargetFailure = 0x402;
+// Each path of a multipath map may have a unit attention of its own.
+constexpr int kUnitAttentions = 16;
+
 struct KnownOutcome {
   int value;
   PrOutcome outcome;
@@ -35,17 +40,20 @@ constexpr KnownOutcome kOutcomes[] = {
     {0, {ScsiStatus::kGood, {}}},
     // The SCSI status itself; since Linux 6.4 named PR_STS_RESERVATION_CONFLICT.
     {0x18, {ScsiStatus::kReservationConflict, {}}},
+    // Linux 6.1 to 6.3 leave their SCSI layer's own byte in it (SCSIML_STAT_RESV_CONFLICT).
+    {0x118, {ScsiStatus::kReservationConflict, {}}},
     // The block layer's errno for that status.
     {-EBADE, {ScsiStatus::kReservationConflict, {}}},
     // NVMe's Reservation Conflict, plain and with Do Not Retry, as Linux before 6.4 returns it.
     {0x83, {ScsiStatus::kReservationConflict, {}}},
     {0x4083, {ScsiStatus::kReservationConflict, {}}},
-    // CHECK CONDITION; Linux keeps the sense to itself. Mostly the unit attention of another path,
-    // after which the guest's retry succeeds.
-    {0x02, {ScsiStatus::kCheckCondition, kAborted}},
-    // Since Linux 6.4: the LUN's ILLEGAL REQUEST, about the CDB or the parameter list. Ours was
-    // right, so it is a key or type that the LUN does not take.
+    // CHECK CONDITION whose sense Linux keeps, again and again.
+    {kUnknownCheck, {ScsiStatus::kCheckCondition, kAborted}},
+    // The LUN's ILLEGAL REQUEST, about the CDB or the parameter list: since Linux 6.4, and as 6.1
+    // to 6.3 mark it (SCSIML_STAT_TGT_FAILURE). Ours was right, so it is a key or type that the LUN
+    // does not take.
     {-EINVAL, {ScsiStatus::kCheckCondition, kInvalidFieldInParameters}},
+    {kTargetFailure, {ScsiStatus::kCheckCondition, kInvalidFieldInParameters}},
     // No reservations there: a driver without them, a device-mapper target other than multipath.
     {-EOPNOTSUPP, {ScsiStatus::kCheckCondition, kInvalidOpcode}},
     {-ENOTTY, {ScsiStatus::kCheckCondition, kInvalidOpcode}},
@@ -126,6 +134,17 @@ int issue(ReservationKernel& kernel, int fd, const PrOut& out) {
   }
   ENSURE(false);
   return -EINVAL;
+}
+
+// A CHECK CONDITION without its sense is a unit attention of a path, which is gone with it: RELEASE
+// and CLEAR by one path leave one at all others. That is the host's affair; the guest has one path.
+// A command that met it was not carried out there, so it goes again.
+int issue_past_attentions(ReservationKernel& kernel, int fd, const PrOut& out) {
+  int value = kUnknownCheck;
+  for (int turn = 0; turn < kUnitAttentions && value == kUnknownCheck; ++turn) {
+    value = issue(kernel, fd, out);
+  }
+  return value;
 }
 
 // What IOC_PR_* cannot say: another initiator's registration, other target ports.
@@ -252,7 +271,7 @@ PrOutcome outcome_of(int value) {
 PrOutcome outcome_of(int value, PrOutAction action) {
   // Of all that a right RELEASE can be told, only this is a CHECK CONDITION: the holder released
   // another type than it reserved (SPC-4 5.13.11.2.2).
-  if (action == PrOutAction::kRelease && (value == 0x02 || value == -EINVAL)) {
+  if (action == PrOutAction::kRelease && (value == kTargetFailure || value == -EINVAL)) {
     return {ScsiStatus::kCheckCondition, kInvalidRelease};
   }
   return outcome_of(value);
@@ -294,7 +313,7 @@ ReservationReply ReservationBroker::reserve_out(const ReservationRequest& reques
   if (const SenseCode* sense = unsupported(out)) return check_condition(*sense);
   ReservationReply attention;
   if (take_unit_attention(kernel_, lun_fd, attention)) return attention;
-  return reply_of(outcome_of(issue(kernel_, lun_fd, out), out.action));
+  return reply_of(outcome_of(issue_past_attentions(kernel_, lun_fd, out), out.action));
 }
 
 ReservationReply ReservationBroker::reserve_in(const ReservationRequest& request, int lun_fd) {

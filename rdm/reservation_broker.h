@@ -3,8 +3,8 @@
 //
 // PR OUT goes through the kernel's IOC_PR_* (linux/pr.h), which dm-multipath carries out on every
 // path that needs it; as SG_IO it would reach one path only. PR IN goes through SG_IO: a multipath
-// map picks a path, and they all tell the same. Nothing is retried here, a RESERVATION CONFLICT
-// least of all.
+// map picks a path, and they all tell the same. Unit attentions of single paths are passed over; a
+// RESERVATION CONFLICT is an answer, and nothing is sent again for it.
 #pragma once
 
 #include <sys/types.h>

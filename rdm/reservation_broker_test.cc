@@ -142,6 +142,26 @@ TEST_CASE("one REGISTER on a multipath map registers every path") {
   CHECK(rig.kernel.target.may_write(12));
 }
 
+TEST_CASE("the unit attentions of a map's other paths are not the guest's") {
+  Rig rig;
+  rig.kernel.open(kMap, Rig::device(253, 0), {11, 12, 13, 14});
+  REQUIRE(rig.out(kMap, PrOutAction::kRegister, 0, 0x11) == kGood);
+  REQUIRE(rig.out(kMap, PrOutAction::kReserve, 0x11) == kGood);
+  // By the first path it succeeds; the others get RESERVATIONS RELEASED.
+  CHECK(rig.out(kMap, PrOutAction::kRelease, 0x11) == kGood);
+  CHECK(rig.kernel.target.may_write(99));
+  CHECK(rig.out(kMap, PrOutAction::kClear, 0x11) == kGood);
+  CHECK(rig.out(kMap, PrOutAction::kRegister, 0, 0x12) == kGood);
+  CHECK(rig.kernel.target.registrations() == 4);
+}
+
+TEST_CASE("a LUN that answers nothing but CHECK CONDITION is given up") {
+  Rig rig;
+  for (int i = 0; i < 100; ++i) rig.kernel.answer_next(0x02);
+  CHECK(is_check(rig.send(pr_out(PrOutAction::kReserve, 5, 0x11)), {0x0b, 0, 0}));
+  CHECK(rig.kernel.requests().size() < 20);
+}
+
 TEST_CASE("releasing another type than was reserved is an invalid release") {
   Rig rig;
   REQUIRE(rig.out(kFirst, PrOutAction::kRegister, 0, 0x11) == kGood);
@@ -159,7 +179,7 @@ TEST_CASE("what the kernel answers, the guest gets") {
                         [](unsigned long request) { return request != SG_IO; }) == 1);
     return reply;
   };
-  for (const int value : {0x18, -EBADE, 0x83, 0x4083}) {
+  for (const int value : {0x18, 0x118, -EBADE, 0x83, 0x4083}) {
     CHECK(answer(value).status == ScsiStatus::kReservationConflict);
     CHECK(answer(value).sense.empty());
   }
@@ -169,8 +189,8 @@ TEST_CASE("what the kernel answers, the guest gets") {
   CHECK(is_check(answer(-ENOTTY), {5, 0x20, 0}));
   CHECK(is_check(answer(-EINVAL), {5, 0x26, 0}));
   CHECK(is_check(answer(-EINVAL, PrOutAction::kRelease), {5, 0x26, 4}));
-  CHECK(is_check(answer(0x02), {0x0b, 0, 0}));
-  CHECK(is_check(answer(0x02, PrOutAction::kRelease), {5, 0x26, 4}));
+  CHECK(is_check(answer(0x402), {5, 0x26, 0}));
+  CHECK(is_check(answer(0x402, PrOutAction::kRelease), {5, 0x26, 4}));
   CHECK(is_check(answer(-EPERM), {4, 0x44, 0}));
   CHECK(is_check(answer(-ETIMEDOUT), {0x0b, 8, 1}));
   // No path, gone, offline, and anything nobody has thought of: not good, never a conflict.
