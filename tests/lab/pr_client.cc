@@ -6,10 +6,10 @@
 //        pr-client SOCKET DEVICE direct
 // Numbers are hexadecimal. Prints the answer: "good HEX…", "conflict", "check KEY/ASC/ASCQ" or
 // "status HEX"; for an error its text, and ends with 1. "direct" prints what the kernel says to
-// the process itself.
+// READ KEYS of the process itself.
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <linux/pr.h>
+#include <scsi/sg.h>
 #include <sys/ioctl.h>
 
 #include <charconv>
@@ -75,9 +75,13 @@ Result<> run(std::span<char*> words) {
   const bool writable = verb == "out" || verb == "direct";
   const UniqueFd lun = TRY(open_file("device", words[1], writable ? O_RDWR : O_RDONLY));
   if (verb == "direct") {
-    pr_registration registration{.new_key = 1};
-    const int result = ::ioctl(lun.get(), IOC_PR_REGISTER, &registration);
-    fmt::print("{}\n", result < 0 ? std::strerror(errno) : "done");
+    unsigned char cdb[kPrCdbBytes] = {kPersistentReserveIn};
+    sg_io_hdr header{};
+    header.interface_id = 'S';
+    header.dxfer_direction = SG_DXFER_NONE;
+    header.cmd_len = sizeof(cdb);
+    header.cmdp = cdb;
+    fmt::print("{}\n", ::ioctl(lun.get(), SG_IO, &header) < 0 ? std::strerror(errno) : "done");
     return {};
   }
   const ReservationRequest request = command(words.subspan(2));

@@ -26,7 +26,7 @@ keys() {
   sg_turs "$other" >/dev/null 2>&1 || true
   sg_persist --in --read-keys "$other" | grep -oE '^ +0x[0-9a-f]+' | tr -d ' \n' || true
 }
-reserved() { sg_persist --in --read-reservation "$other" | grep -c "type: $1" || true; }
+reserved() { sg_persist --in --read-reservation "$other" | grep -c "scope: .*type: $1" || true; }
 writes() { dd if=/dev/zero of="$1" bs=4k count=1 oflag=direct status=none 2>"$logs/dd"; }
 cannot_write() { ! writes "$1" && grep -q "Invalid exchange" "$logs/dd"; } # EBADE, of RESERVATION CONFLICT
 
