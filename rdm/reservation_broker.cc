@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 
 #include "base/endian.h"
 #include "base/file.h"
@@ -28,8 +29,10 @@ constexpr SenseCode kInternalFailure{0x04, 0x44, 0x00};
 
 constexpr int kUnknownCheck = 0x02;
 constexpr int kTargetFailure = 0x402;
-// Each path of a multipath map may have a unit attention of its own.
+// Each path of a multipath map may have a unit attention of its own. They come at once: what took
+// longer was none (Linux since 6.4 returns the same for some transport errors).
 constexpr int kUnitAttentions = 16;
+constexpr std::chrono::seconds kUnitAttentionTime{5};
 
 struct KnownOutcome {
   int value;
@@ -140,8 +143,10 @@ int issue(ReservationKernel& kernel, int fd, const PrOut& out) {
 // and CLEAR by one path leave one at all others. That is the host's affair; the guest has one path.
 // A command that met it was not carried out there, so it goes again.
 int issue_past_attentions(ReservationKernel& kernel, int fd, const PrOut& out) {
-  int value = kUnknownCheck;
-  for (int turn = 0; turn < kUnitAttentions && value == kUnknownCheck; ++turn) {
+  const auto deadline = std::chrono::steady_clock::now() + kUnitAttentionTime;
+  int value = issue(kernel, fd, out);
+  for (int turn = 1; turn < kUnitAttentions && value == kUnknownCheck; ++turn) {
+    if (std::chrono::steady_clock::now() > deadline) break;
     value = issue(kernel, fd, out);
   }
   return value;

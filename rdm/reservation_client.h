@@ -11,7 +11,7 @@
 namespace plumb {
 
 constexpr const char* kReservationSocket = "/run/plumb-pr-broker.sock";
-// Longer than the kernel takes to give up on a LUN that does not answer.
+// Twice what the kernel gives a LUN for one command.
 constexpr int kReservationTimeoutMs = 60000;
 
 // One thread at a time. Connects when the first request comes, and after the broker was restarted:
