@@ -23,13 +23,12 @@ void store_le(void* to, T value) {
 
 template <std::unsigned_integral T>
 T load_be(const void* from) {
-  const T value = load_le<T>(from);
-  return std::byteswap(value);
+  return std::byteswap(load_le<T>(from));
 }
 
 template <std::unsigned_integral T>
 void store_be(void* to, T value) {
-  store_le<T>(to, std::byteswap(value));
+  store_le(to, std::byteswap(value));
 }
 
 }  // namespace plumb

@@ -1,7 +1,7 @@
 #include "base/unix_socket.h"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include <cerrno>
@@ -23,9 +23,9 @@ Result<sockaddr_un> address_of(const std::string& path) {
 
 }  // namespace
 
-Result<UniqueFd> listen_unix(const std::string& path, int backlog) {
+Result<UniqueFd> listen_unix(const std::string& path, int backlog, int type) {
   const sockaddr_un address = TRY(address_of(path));
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  UniqueFd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return os_error(errno, "a socket cannot be made");
   ::unlink(path.c_str());
   // The mode is set on the descriptor before bind, so the file never has another.
@@ -37,10 +37,15 @@ Result<UniqueFd> listen_unix(const std::string& path, int backlog) {
   return fd;
 }
 
-Result<UniqueFd> connect_unix(const std::string& path) {
+Result<UniqueFd> connect_unix(const std::string& path, int type, int timeout_ms) {
   const sockaddr_un address = TRY(address_of(path));
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   if (!fd) return os_error(errno, "a socket cannot be made");
+  // 0 is no timeout, here as there.
+  const timeval timeout{.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000L};
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) != 0) {
+    return os_error(errno, "a socket takes no timeout");
+  }
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return os_error(errno, "socket {} cannot be connected", path);
   }

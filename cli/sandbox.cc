@@ -7,7 +7,9 @@
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
+#include <linux/pr.h>
 #include <linux/sched.h>
+#include <scsi/sg.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -17,6 +19,9 @@
 
 #include <cerrno>
 #include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -46,24 +51,31 @@ Result<> allow(int ruleset, const std::string& path, uint64_t rights) {
   return {};
 }
 
-Result<> restrict_file_system(const std::string& runtime_folder) {
+struct PathRule {
+  std::string path;
+  uint64_t rights;
+};
+
+Result<> restrict_file_system(const std::vector<PathRule>& rules) {
   if (!have_landlock()) {
-    log::warning("this kernel has no Landlock: the VM's process keeps its way to files");
+    log::warning("this kernel has no Landlock: this process keeps its way to files");
     return {};
   }
   const landlock_ruleset_attr handled{.handled_access_fs = kAllRights};
   const UniqueFd ruleset(
       static_cast<int>(::syscall(SYS_landlock_create_ruleset, &handled, sizeof(handled), 0)));
   if (!ruleset) return os_error(errno, "Landlock takes no rules");
-  TRY(allow(ruleset.get(), runtime_folder,
-            LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE));
-  TRY(allow(ruleset.get(), "/sys", kReadRights));
-  TRY(allow(ruleset.get(), "/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE));
-  TRY(allow(ruleset.get(), kSanitized ? "/proc" : "/proc/sys/kernel", kReadRights));
+  for (const PathRule& rule : rules) TRY(allow(ruleset.get(), rule.path, rule.rights));
   if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) {
     return os_error(errno, "Landlock cannot restrict this process");
   }
   return {};
+}
+
+// No program that this process might start gets more than it has.
+Result<> refuse_new_privileges() {
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) return {};
+  return os_error(errno, "this process cannot give up new privileges");
 }
 
 // ---- capabilities: capabilities(7), of one thread
@@ -121,6 +133,23 @@ constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threa
                                      TCSETSW,       TCSETSF,  // the terminal, put back at the end
                                      FIONBIO,       FIONREAD};
 
+// plumb-pr-broker: openat and its kin are for sysfs, which is all that Landlock leaves.
+constexpr int kBrokerAllowed[] = {
+    SCMP_SYS(accept4), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(getsockopt), SCMP_SYS(poll),
+    SCMP_SYS(ppoll), SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(read), SCMP_SYS(write),
+    SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+    // memory, time
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(clock_gettime),
+    SCMP_SYS(clock_nanosleep), SCMP_SYS(restart_syscall),
+    // threads and signals
+    SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
+    SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(exit), SCMP_SYS(exit_group)};
+
+constexpr unsigned long kBrokerIoctls[] = {
+    IOC_PR_REGISTER, IOC_PR_RESERVE, IOC_PR_RELEASE, IOC_PR_PREEMPT_ABORT,
+    IOC_PR_PREEMPT,  IOC_PR_CLEAR,   SG_IO};
+
 constexpr uint64_t kAllBits = ~uint64_t{0};
 constexpr uint64_t kIoctlBits = 0xffffffff;  // the kernel looks at no more of the number
 constexpr uint64_t kIoctlTypeBits = 0xff00;  // ioctl(2): the driver's letter
@@ -133,25 +162,51 @@ scmp_arg_cmp bits_equal(unsigned argument, uint64_t bits, uint64_t value) {
   return {.arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = bits, .datum_b = value};
 }
 
-// Of system calls whose argument decides. Returns a negative errno, or 0.
-int allow_by_argument(scmp_filter_ctx filter) {
-  const auto allow_if = [filter](int call, scmp_arg_cmp condition) {
-    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
-  };
-  int error = allow_if(SCMP_SYS(ioctl), bits_equal(1, kIoctlTypeBits, kKvmIoctlType));
-  for (const unsigned long request : kIoctls) {
-    if (error == 0) error = allow_if(SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
-  }
-  // Threads, no processes; signals for this process only; the names of threads.
-  if (error == 0) error = allow_if(SCMP_SYS(clone), bits_equal(0, CLONE_THREAD, CLONE_THREAD));
-  if (error == 0)
-    error = allow_if(SCMP_SYS(tgkill), bits_equal(0, kAllBits, static_cast<uint64_t>(::getpid())));
-  if (error == 0) error = allow_if(SCMP_SYS(prctl), bits_equal(0, kAllBits, PR_SET_NAME));
+int allow_if(scmp_filter_ctx filter, int call, scmp_arg_cmp condition) {
+  return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
+}
+
+// Of system calls whose argument decides: what every program here needs. Returns a negative errno,
+// or 0.
+int allow_threads(scmp_filter_ctx filter) {
+  // Threads, no processes; signals for this process only.
+  int error = allow_if(filter, SCMP_SYS(clone), bits_equal(0, CLONE_THREAD, CLONE_THREAD));
+  const auto self = static_cast<uint64_t>(::getpid());
+  if (error == 0) error = allow_if(filter, SCMP_SYS(tgkill), bits_equal(0, kAllBits, self));
   // No memory that is both written and run.
   for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
-    if (error == 0) error = allow_if(call, bits_equal(2, PROT_EXEC, 0));
+    if (error == 0) error = allow_if(filter, call, bits_equal(2, PROT_EXEC, 0));
   }
   return error;
+}
+
+// The same for a VM.
+int allow_by_argument(scmp_filter_ctx filter) {
+  int error = allow_threads(filter);
+  if (error == 0)
+    error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlTypeBits, kKvmIoctlType));
+  for (const unsigned long request : kIoctls) {
+    if (error == 0) error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
+  }
+  // The names of threads.
+  if (error == 0) error = allow_if(filter, SCMP_SYS(prctl), bits_equal(0, kAllBits, PR_SET_NAME));
+  return error;
+}
+
+Result<> load_filter(std::span<const int> allowed, int (*more)(scmp_filter_ctx filter)) {
+  if (kSanitized) return {};
+  const Filter filter(seccomp_init(SCMP_ACT_ERRNO(EPERM)), seccomp_release);
+  if (!filter) return failed("libseccomp cannot make a filter");
+  // Later threads too are made by clone(), whose flags can be seen: clone3() takes a pointer.
+  int error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+  for (const int call : allowed) {
+    if (error == 0) error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, call, 0);
+  }
+  if (error == 0) error = more(filter.get());
+  if (error == 0) error = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1);  // every thread
+  if (error == 0) error = seccomp_load(filter.get());
+  if (error != 0) return os_error(-error, "the system calls of this process cannot be restricted");
+  return {};
 }
 
 }  // namespace
@@ -163,28 +218,33 @@ bool have_landlock() {
 Result<> drop_capabilities() { return set_capabilities(0); }
 
 Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock) {
-  // No program that this process might start gets more than it has.
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-    return os_error(errno, "this process cannot give up new privileges");
-  }
-  TRY(restrict_file_system(runtime_folder));
+  TRY(refuse_new_privileges());
+  TRY(restrict_file_system(
+      {{runtime_folder, LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE},
+       {"/sys", kReadRights},
+       {"/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE},
+       {kSanitized ? "/proc" : "/proc/sys/kernel", kReadRights}}));
   return set_capabilities(keep_memory_lock ? 1U << CAP_IPC_LOCK : 0);
 }
 
+Result<> give_up_broker_privileges() {
+  TRY(refuse_new_privileges());
+  TRY(restrict_file_system({{"/sys", kReadRights}}));
+  return set_capabilities(1U << CAP_SYS_ADMIN | 1U << CAP_SYS_RAWIO);
+}
+
 Result<> restrict_system_calls() {
-  if (kSanitized) return {};
-  const Filter filter(seccomp_init(SCMP_ACT_ERRNO(EPERM)), seccomp_release);
-  if (!filter) return failed("libseccomp cannot make a filter");
-  // Later threads too are made by clone(), whose flags can be seen: clone3() takes a pointer.
-  int error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-  for (const int call : kAllowed) {
-    if (error == 0) error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, call, 0);
-  }
-  if (error == 0) error = allow_by_argument(filter.get());
-  if (error == 0) error = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1);  // every thread
-  if (error == 0) error = seccomp_load(filter.get());
-  if (error != 0) return os_error(-error, "the system calls of this process cannot be restricted");
-  return {};
+  return load_filter(kAllowed, [](scmp_filter_ctx filter) { return allow_by_argument(filter); });
+}
+
+Result<> restrict_broker_system_calls() {
+  return load_filter(kBrokerAllowed, [](scmp_filter_ctx filter) {
+    int error = allow_threads(filter);
+    for (const unsigned long request : kBrokerIoctls) {
+      if (error == 0) error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
+    }
+    return error;
+  });
 }
 
 }  // namespace plumb

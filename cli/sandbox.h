@@ -26,6 +26,12 @@ Result<> drop_capabilities();
 // Whether this kernel has Landlock, and uses it.
 bool have_landlock();
 
+// The same two steps for plumb-pr-broker. Leaves of capabilities CAP_SYS_ADMIN and CAP_SYS_RAWIO,
+// of the file system the reading of sysfs, and no system call that opens a connection or starts a
+// program. Before any other thread.
+Result<> give_up_broker_privileges();
+Result<> restrict_broker_system_calls();
+
 // Leaves the system calls that run a guest, serve its devices, and start it again after a reboot.
 Result<> restrict_system_calls();
 

@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
+#include <linux/pr.h>
+#include <scsi/sg.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -70,6 +73,36 @@ TEST_CASE("without its privileges a process keeps its sockets, and no other file
           if (::open("/sys/devices/system/cpu/online", O_RDONLY) < 0) return "sysfs cannot be read";
           if (::write(kept, "new", 3) != 3) return "an open file cannot be written";
           return "";
+        }) == "");
+}
+
+TEST_CASE("the reservation broker keeps sysfs and the ioctls it exists for") {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  WARN("SKIPPED: sanitizers make system calls of their own");
+  return;
+#endif
+  CHECK(in_child([&]() -> std::string {
+          const int null = ::open("/dev/null", O_RDWR);
+          Result<> given_up = give_up_broker_privileges();
+          if (given_up) given_up = restrict_broker_system_calls();
+          if (!given_up) return given_up.error().message;
+          if (!fails_with(EACCES, ::open("/dev/null", O_RDONLY))) return "a file can be opened";
+          if (::open("/sys/devices/system/cpu/online", O_RDONLY) < 0) return "sysfs cannot be read";
+          if (!fails_with(ENOTTY, ::ioctl(null, SG_IO, nullptr))) return "SG_IO is not let through";
+          if (!fails_with(ENOTTY, ::ioctl(null, IOC_PR_CLEAR, nullptr)))
+            return "nor is IOC_PR_CLEAR";
+          if (!fails_with(EPERM, ::ioctl(null, BLKDISCARD, nullptr)))
+            return "LUNs can be discarded";
+          if (!fails_with(EPERM, ::pwrite(null, "x", 1, 0)))
+            return "LUNs can be written at an offset";
+          if (!fails_with(EPERM, ::socket(AF_UNIX, SOCK_STREAM, 0))) return "a socket can be made";
+          if (!fails_with(EPERM, ::execl("/bin/true", "true", nullptr)))
+            return "programs can be run";
+          if (!fails_with(EPERM, ::fork())) return "a process can be made";
+          if (!fails_with(EPERM, ::ptrace(PTRACE_TRACEME, 0, 0, 0))) return "it can be traced";
+          bool ran = false;
+          std::thread([&ran] { ran = true; }).join();
+          return ran ? "" : "no thread can be made";
         }) == "");
 }
 

@@ -14,7 +14,7 @@ packages=(
   fio strace util-linux iproute2
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils lz4 e2fsprogs xfsprogs
-  dmsetup nbdkit libiscsi-bin
+  dmsetup nbdkit libiscsi-bin sg3-utils
 )
 
 missing=()

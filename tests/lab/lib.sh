@@ -66,12 +66,28 @@ lio_lun() {
   _scsi_disk "$address:0"
 }
 
-# lio_lun_remove NAME: takes the LUN away from under whoever has it.
+# lio_path NAME PATH: another way to the LUN, by a target port of its own, as a second path or a second host has it.
+# Prints its DEVICE.
+lio_path() {
+  local tpg address
+  tpg=$target/loopback/naa.5001405$(printf %s "$1.$2" | sha256sum | cut -c1-9)/tpgt_1
+  mkdir -p "$tpg/lun/lun_0"
+  echo "naa.5001405000000001" >"$tpg/nexus"
+  ln -s "$backstores/$1" "$tpg/lun/lun_0/port"
+  address=$(<"$tpg/address")
+  _scsi_disk "$address:0" | cut -d' ' -f1
+}
+
+# lio_lun_remove NAME: takes the LUN and all its paths away from under whoever has it.
 lio_lun_remove() {
-  local tpg
-  tpg=$target/loopback/naa.5001405$(printf %s "$1" | sha256sum | cut -c1-9)/tpgt_1
-  rm "$tpg/lun/lun_0/port"
-  rmdir "$tpg/lun/lun_0" "$tpg" "${tpg%/*}" "$backstores/$1"
+  local lun tpg
+  for lun in "$target"/loopback/*/tpgt_1/lun/lun_0; do
+    [ "$lun/port" -ef "$backstores/$1" ] || continue
+    tpg=${lun%/lun/lun_0}
+    rm "$lun/port"
+    rmdir "$lun" "$tpg" "${tpg%/*}"
+  done
+  rmdir "$backstores/$1"
   rm -f "$work/$1.lun"
 }
 
