@@ -40,9 +40,10 @@ inline constexpr uint64_t kMaxTransferBytes = 1ULL << 30U;
 // The longest discard or write-zeroes offered: one call of the kernel, which may be slow.
 inline constexpr uint64_t kMaxRangeBytes = 1ULL << 30U;
 
-// The longest read or write over SCSI, and WRITE SAME: one command keeps its buffers, and others
-// from running, no longer than that.
+// The longest read or write, UNMAP and WRITE SAME over SCSI: one command keeps its buffers, and
+// others from running, no longer than that.
 inline constexpr uint64_t kScsiMaxTransferBytes = 4U << 20U;
+inline constexpr uint64_t kScsiMaxUnmapBytes = 512U << 20U;
 inline constexpr uint64_t kScsiMaxWriteSameBytes = 32U << 20U;
 // What SCSI commands in several steps move at a time; a multiple of every block size.
 inline constexpr uint64_t kScsiPieceBytes = 256U << 10U;

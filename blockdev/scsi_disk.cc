@@ -94,7 +94,8 @@ ScsiDiskFacts ScsiDisk::facts() const {
   facts.geometry.read_only = info.read_only;
   facts.physical_block_size = info.physical_block_size;
   facts.optimal_io_size = info.optimal_io_size;
-  facts.max_unmap_blocks = static_cast<uint32_t>(info.max_discard_bytes / block);
+  facts.max_unmap_blocks =
+      static_cast<uint32_t>(std::min(info.max_discard_bytes, kScsiMaxUnmapBytes) / block);
   facts.unmap_granularity = info.discard_granularity;
   facts.write_cache = disk_.config().cache == CacheMode::kWriteback;
   return facts;
@@ -137,6 +138,11 @@ bool ScsiDisk::report_attention(ScsiCommand& command) {
 }
 
 void ScsiDisk::start(ScsiCommand& command, const ScsiOperation& operation) {
+  // Its field for the length has one byte only: data for more blocks were cut off.
+  if (operation.action == ScsiAction::kCompareAndWrite && operation.blocks == 0 &&
+      total_bytes(command.data_out) > 0) {
+    return fail(command, sense::kInvalidFieldInCdb);
+  }
   if (must_be_alone(operation)) return take_alone(command, operation);
   switch (operation.action) {
     case ScsiAction::kRead:
@@ -271,10 +277,7 @@ void ScsiDisk::write_same(ScsiCommand& command, const ScsiOperation& operation) 
   const uint64_t block = disk_.info().logical_block_size;
   std::vector<std::byte> pattern(block);
   if (!operation.compares) {  // NDOB clear: one block was sent
-    if (total_bytes(command.data_out) < block) {
-      command.overrun = true;
-      return end(command);
-    }
+    if (total_bytes(command.data_out) != block) return fail(command, sense::kInvalidFieldInCdb);
     copy_from(command.data_out, pattern);
     command.moved_bytes = block;
   }

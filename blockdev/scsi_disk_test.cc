@@ -125,7 +125,9 @@ TEST_CASE("scsi: buffers smaller than the transfer are an overrun that moves not
   TestCommand write{0x2a, 0, 0, 0, 0, 0, 0, 0, 2};
   CHECK(fixture.client->run(write.sends(blocks_of(1, 1))).overrun);
   TestCommand same{0x41, 0, 0, 0, 0, 0, 0, 0, 2};
-  CHECK(fixture.client->run(same.sends({1, 2, 3})).overrun);
+  CHECK(fixture.client->run(same.sends({1, 2, 3})).told() == sense::kInvalidFieldInCdb);
+  TestCommand too_many{0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
+  CHECK(fixture.client->run(too_many.sends(blocks_of(1, 2))).told() == sense::kInvalidFieldInCdb);
   TestCommand compare{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
   CHECK(fixture.client->run(compare.sends(blocks_of(0, 1))).overrun);
   CHECK(fixture.device->sent.empty());
@@ -228,6 +230,8 @@ TEST_CASE("scsi: COMPARE AND WRITE writes only what was as expected") {
   TestCommand good{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1};
   CHECK(fixture.client->run(good.sends(data)).status == ScsiStatus::kGood);
   CHECK(fixture.content(4) == blocks_of(9, 1));
+  TestCommand wrapped{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0};
+  CHECK(fixture.client->run(wrapped.sends(blocks_of(0, 512))).told() == sense::kInvalidFieldInCdb);
   TestCommand late{0x89, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1};
   CHECK(fixture.client->run(late.sends(data)).told() == sense::kMiscompare);
   CHECK(fixture.sense_of({0x89, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 9}) ==

@@ -131,6 +131,23 @@ busybox_guest_initrd() {
   echo "$initrd"
 }
 
+# scsi_guest_initrd NAME <SCRIPT: the same with the SCSI drivers of the stock kernel 6.1, and hvc0 for what SCRIPT prints.
+scsi_guest_initrd() {
+  local more=$work/$1.fs/more module path
+  mkdir -p "$more"
+  for module in virtio_scsi sd_mod sg; do
+    modprobe -d "$cache/kernel-6.1" -S "$(ls "$cache/kernel-6.1/lib/modules")" --show-depends "$module"
+  done | awk '$1 == "insmod" && !seen[$2]++ {print $2}' | while read -r path; do
+    cp "$path" "$more/"
+    basename "$path" >>"$more/order"
+  done
+  {
+    # shellcheck disable=SC2016
+    echo 'exec >/dev/hvc0 2>&1; while read -r module; do insmod "/more/$module"; done </more/order'
+    cat
+  } | busybox_guest_initrd "$1"
+}
+
 # debian_root DEST: puts a fresh copy of the Debian root image at DEST (raw, ext4, root password "plumb").
 debian_root() { cp --reflink=always /scratch/debian.img "$1"; }
 

@@ -114,6 +114,14 @@ struct Fixture {
   void keep() {
     thread->run([this] { device->keep = true; });
   }
+  // What is kept, once a reset has given it up.
+  void let_go_when_unwanted() {
+    thread->post([this] {
+      const bool unwanted = !device->kept.empty() && device->kept.front()->unwanted;
+      if (!unwanted) return let_go_when_unwanted();
+      device->let_go();
+    });
+  }
   void let_go() {
     thread->run([this] { device->let_go(); });
   }
@@ -364,15 +372,20 @@ TEST_CASE("virtio-scsi: a reset waits for what is at the medium, and starts anew
   fixture.start();
   fixture.keep();
   const Command write = fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 1);
-  fixture.send_task(ScsiTask::kLunReset, 0, address_of(kTarget));
-  fixture.thread->run([] {});
-  fixture.thread->post([&] { fixture.device->let_go(); });
+  fixture.let_go_when_unwanted();
   fixture.driver->reset();
   CHECK(write.response.all(0xcc));
   fixture.thread->run([&] { CHECK(fixture.disk->in_flight() == 0); });
   REQUIRE(fixture.driver->start().ok());
   CHECK(fixture.run({0x28, 0, 0, 0, 0, 0, 0, 0, 1}, 0, 512).sense() == sense::kDeviceReset);
   CHECK(fixture.run({0x28, 0, 0, 0, 0, 0, 0, 0, 1}, 0, 512).status() == 0);
+  // And with a task request that waits for it.
+  fixture.keep();
+  fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 1);
+  fixture.send_task(ScsiTask::kLunReset, 0, address_of(kTarget));
+  fixture.let_go_when_unwanted();
+  fixture.driver->reset();
+  fixture.thread->run([&] { CHECK(fixture.disk->in_flight() == 0); });
 }
 
 TEST_CASE("virtio-scsi: under `pause` a reset takes a failed request back") {
