@@ -32,6 +32,11 @@ ScsiSense sense_of(int error, bool write) {
   }
 }
 
+// SPC-4 4.5.3.
+std::array<uint8_t, 18> fixed_format(const ScsiSense& sense) {
+  return {0x70, 0, sense.key, 0, 0, 0, 0, 10, 0, 0, 0, 0, sense.asc, sense.ascq};
+}
+
 bool must_be_alone(const ScsiOperation& operation) {
   switch (operation.action) {
     case ScsiAction::kVerify:
@@ -183,12 +188,8 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       if ((command.cdb[1] & 1U) != 0) {
         data = {0x72, told.key, told.asc, told.ascq, 0, 0, 0, 0};
       } else {
-        data.resize(18);
-        data[0] = 0x70;
-        data[2] = told.key;
-        data[7] = 10;
-        data[12] = told.asc;
-        data[13] = told.ascq;
+        const auto bytes = fixed_format(told);
+        data.assign(bytes.begin(), bytes.end());
       }
       break;
     }
@@ -420,17 +421,12 @@ void ScsiDisk::give(ScsiCommand& command, std::span<const uint8_t> data, uint64_
   command.moved_bytes = copy_to(command.data_in, std::as_bytes(cut));
 }
 
-// Fixed format, SPC-4 4.5.3.
 void ScsiDisk::fail(ScsiCommand& command, const ScsiSense& sense) {
   command.status = ScsiStatus::kCheckCondition;
   command.moved_bytes = 0;
-  command.sense_bytes = 18;
-  std::fill_n(command.sense.begin(), command.sense_bytes, uint8_t{0});
-  command.sense[0] = 0x70;
-  command.sense[2] = sense.key;
-  command.sense[7] = 10;
-  command.sense[12] = sense.asc;
-  command.sense[13] = sense.ascq;
+  const auto bytes = fixed_format(sense);
+  std::copy(bytes.begin(), bytes.end(), command.sense.begin());
+  command.sense_bytes = bytes.size();
   end(command);
 }
 
