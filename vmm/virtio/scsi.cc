@@ -150,6 +150,7 @@ Result<> VirtioScsi::activate(const VirtioActivation& activation) {
   return queues_.activate(activation, [&] {
     active_ = true;
     stopping_ = false;
+    starved_ = false;
     changes_told_ = (activation.features & kFeatureChange) != 0;
   });
 }
@@ -169,11 +170,13 @@ void VirtioScsi::kicked(uint16_t queue) {
 }
 
 void VirtioScsi::serve_requests(uint16_t queue) {
-  if (free_ == nullptr || stopping_) return;
-  queues_.serve(queue, [this, queue](VirtqueueChain chain) {
-    start(queue, std::move(chain));
-    return free_ != nullptr;
-  });
+  if (free_ != nullptr) {
+    queues_.serve(queue, [this, queue](VirtqueueChain chain) {
+      start(queue, std::move(chain));
+      return free_ != nullptr;
+    });
+  }
+  starved_ = starved_ || free_ == nullptr;
 }
 
 void VirtioScsi::start(uint16_t queue, VirtqueueChain chain) {
@@ -225,6 +228,7 @@ void VirtioScsi::complete(Slot& slot) {
     if (in_flight_ == 0) idle_.release();
     return;
   }
+  if (!std::exchange(starved_, false)) return;
   for (size_t queue = kFirstRequestQueue; queue < queue_sizes_.size(); ++queue) {
     serve_requests(static_cast<uint16_t>(queue));
   }

@@ -26,7 +26,7 @@ class VirtioScsi final : public VirtioDevice {
   static constexpr uint16_t kControlQueueSize = 64;
   static constexpr uint16_t kTargets = 256;
   // Requests at the logical units together; the rest waits in the rings.
-  static constexpr uint16_t kSlots = 256;
+  static constexpr uint16_t kSlots = 128;
   // Data buffers of a request: 1 MiB in pages, less two for the headers.
   static constexpr uint16_t kSegMax = 254;
   // Events that wait for a buffer of the driver; what comes on top is missed, and said so.
@@ -86,6 +86,7 @@ class VirtioScsi final : public VirtioDevice {
   bool stopping_ = false;
   std::vector<Slot> slots_;
   Slot* free_ = nullptr;
+  bool starved_ = false;  // chains may wait in the rings for a free slot
   uint32_t in_flight_ = 0;
   uint64_t sequence_ = 0;  // of requests, as they came
   std::list<TaskRequest> tasks_;
