@@ -119,7 +119,9 @@ Result<> VmDisks::add_memory(const GuestMemory& memory) {
     thread->run([&] { added = thread->engine().add_memory(regions); });
     if (added) continue;
     remove_memory();
-    return failed("{}, or leave registered-memory out", added.error().message);
+    const auto disk = std::ranges::find(disks_, thread.get(), &Open::thread);
+    return failed("disk {}: {}, or leave registered-memory out", disk->definition->id,
+                  added.error().message);
   }
   return {};
 }

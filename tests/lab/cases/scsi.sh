@@ -11,7 +11,7 @@ for disk in sda sdb; do
   echo "SCSI $(cat $of/device/wwid) $(cat $of/size) $(cat $of/queue/write_cache) $(cat $of/queue/discard_max_bytes)"
   [ -n "$(head -c 1 /dev/$disk | tr -d "\0")" ] || yes "written by $disk" | dd of=/dev/$disk bs=64k count=64 iflag=fullblock 2>/dev/null
   sync
-  echo "SUM $disk $(dd if=/dev/$disk bs=64k count=64 2>/dev/null | sha256sum)"
+  echo "SUM $(cat $of/device/wwid) $(dd if=/dev/$disk bs=64k count=64 2>/dev/null | sha256sum)"
 done
 SCRIPT
 )
