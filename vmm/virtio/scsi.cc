@@ -228,6 +228,11 @@ void VirtioScsi::complete(Slot& slot) {
     if (in_flight_ == 0) idle_.release();
     return;
   }
+  serve_starved();
+}
+
+// For whenever slots have become free.
+void VirtioScsi::serve_starved() {
   if (!std::exchange(starved_, false)) return;
   for (size_t queue = kFirstRequestQueue; queue < queue_sizes_.size(); ++queue) {
     serve_requests(static_cast<uint16_t>(queue));
@@ -297,6 +302,7 @@ void VirtioScsi::manage_tasks(VirtqueueChain chain, const ScsiControl& control) 
       tasks_.push_back({control, std::move(chain), sequence_});
       abort_affected(tasks_.back());
       tasks_.remove_if([this](TaskRequest& request) { return finish_if_done(request); });
+      serve_starved();
       return;
     }
     case ScsiTask::kQueryTask:
@@ -391,9 +397,6 @@ void VirtioScsi::stop() {
   tasks_.remove_if([this](TaskRequest& request) { return finish_if_done(request); });
   events_.clear();
   events_missed_ = false;
-  for (ScsiLun* lun : targets_) {
-    if (lun != nullptr) lun->reset();
-  }
   if (in_flight_ == 0) idle_.release();
 }
 
@@ -405,7 +408,11 @@ void VirtioScsi::reset() {
   });
   if (!was_active) return;
   thread_.wait_for(idle_);
-  queues_.reset([] {});
+  queues_.reset([this] {
+    for (ScsiLun* lun : targets_) {
+      if (lun != nullptr) lun->reset();
+    }
+  });
   sense_size_ = kDefaultSenseSize;
   cdb_size_ = kDefaultCdbSize;
 }

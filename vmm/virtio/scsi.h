@@ -56,7 +56,7 @@ class VirtioScsi final : public VirtioDevice {
 
   void kicked(uint16_t queue);
   void serve_requests(uint16_t queue);
-  void serve_control();
+  void serve_starved();
   void start(uint16_t queue, VirtqueueChain chain);
   void refuse(uint16_t queue, VirtqueueChain chain, const ScsiRequest& request, uint8_t response);
   void answer(Slot& slot, uint8_t response);

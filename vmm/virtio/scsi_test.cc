@@ -280,6 +280,29 @@ TEST_CASE("virtio-scsi: with all slots in flight, requests wait in the ring") {
   for (const Command& command : commands) CHECK(command.status() == 0);
 }
 
+TEST_CASE("virtio-scsi: what waits in the ring is served when a reset has freed all slots") {
+  Fixture fixture;
+  fixture.start();
+  fixture.thread->run([&] { fixture.disk->hold(kForever, [](Result<>) {}); });
+  std::vector<Command> commands;
+  constexpr size_t kEach = 80;
+  for (size_t i = 0; i < kEach; ++i) {
+    for (const size_t queue : {kRequests, kRequests + 1}) {
+      commands.push_back(fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, i, 0, queue));
+    }
+  }
+  fixture.thread->run([] {});
+  CHECK(fixture.task(ScsiTask::kLunReset) == kScsiFunctionComplete);
+  fixture.thread->run([&] { fixture.disk->release(); });
+  for (size_t i = 0; i < kEach; ++i) {
+    fixture.driver->queue(kRequests).wait_used();
+    fixture.driver->queue(kRequests + 1).wait_used();
+  }
+  size_t reset = 0;
+  for (const Command& command : commands) reset += command.code() == kScsiReset ? 1 : 0;
+  CHECK(reset == VirtioScsi::kSlots);
+}
+
 TEST_CASE("virtio-scsi: a task is aborted before its abort completes") {
   Fixture fixture;
   fixture.start();
