@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/iovecs.h"
 #include "base/log.h"
 #include "blockdev/limits.h"
 
@@ -29,15 +30,6 @@ void consume(BlockRequest& request, uint64_t bytes, std::byte* flat, bool to_fla
       ++request.iov;
       --request.iov_count;
     }
-  }
-}
-
-void copy_out(const BlockRequest& request, uint64_t bytes, std::byte* flat) {
-  for (uint32_t i = 0; bytes > 0; ++i) {
-    const size_t count = std::min<uint64_t>(bytes, request.iov[i].iov_len);
-    if (count > 0) std::memcpy(flat, request.iov[i].iov_base, count);
-    flat += count;
-    bytes -= count;
   }
 }
 
@@ -205,7 +197,9 @@ void FileDevice::send_bounce(Slot& slot) {
     thread_.defer(slot.io);
     return;
   }
-  if (request.op == BlockOp::kWrite) copy_out(request, piece, slot.bounce.get());
+  if (request.op == BlockOp::kWrite) {
+    copy_from({request.iov, request.iov_count}, {slot.bounce.get(), piece});
+  }
   slot.own_iov = {.iov_base = slot.bounce.get(), .iov_len = piece};
   slot.io.iov = &slot.own_iov;
   slot.io.iov_count = 1;
@@ -301,7 +295,8 @@ void FileDevice::completed(IoOp& op) {
       device.range_ended(slot);
       return;
     case Step::kFlush:
-      return;  // it is flush_ that completes
+      ENSURE(false);  // it is flush_ that completes
+      return;
   }
 }
 

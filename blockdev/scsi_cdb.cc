@@ -211,8 +211,7 @@ ScsiSense parse_medium(std::span<const uint8_t> cdb, const Known& command,
       break;
     case kWriteSame:
       operation.unmap = (cdb[1] & 0x08U) != 0;
-      // NDOB: there is no block in the data; zeroes are meant.
-      operation.compares = (cdb[1] & 0x01U) != 0;
+      operation.no_data = (cdb[1] & 0x01U) != 0;
       most = geometry.max_write_same_blocks;
       // Block limits: WSNZ.
       if (operation.blocks == 0) return sense::kInvalidFieldInCdb;

@@ -51,6 +51,7 @@ struct ScsiOperation {
   uint32_t blocks = 0;
   uint32_t parameter_bytes = 0;  // allocation length, or length of the parameter list
   bool fua = false;
+  bool no_data = false;              // kWriteSame: zeroes are meant, and none sent (NDOB)
   bool unmap = false;                // kWriteSame
   bool compares = false;             // kVerify, kWriteVerify: with the data sent (BYTCHK)
   bool ten_byte_mode = false;        // kModeSense, kModeSelect: the long header

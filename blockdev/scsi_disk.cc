@@ -32,11 +32,6 @@ ScsiSense sense_of(int error, bool write) {
   }
 }
 
-// SPC-4 4.5.3.
-std::array<uint8_t, 18> fixed_format(const ScsiSense& sense) {
-  return {0x70, 0, sense.key, 0, 0, 0, 0, 10, 0, 0, 0, 0, sense.asc, sense.ascq};
-}
-
 bool must_be_alone(const ScsiOperation& operation) {
   switch (operation.action) {
     case ScsiAction::kVerify:
@@ -70,7 +65,9 @@ ScsiDisk::Steps& ScsiDisk::steps_of(ScsiCommand& command) {
 
 ScsiDisk::ScsiDisk(Disk& disk, ScsiIdentity identity)
     : disk_(disk), identity_(std::move(identity)) {
+  disk_.thread().run([this] { facts_ = read_facts(); });
   disk_.on_resize([this] {
+    facts_ = read_facts();
     add_attention(sense::kCapacityChanged);
     if (changed_) changed_(sense::kCapacityChanged);
   });
@@ -86,7 +83,7 @@ void ScsiDisk::add_attention(const ScsiSense& told) {
   if (!known) attentions_.push_back(told);
 }
 
-ScsiDiskFacts ScsiDisk::facts() const {
+ScsiDiskFacts ScsiDisk::read_facts() const {
   const BlockInfo& info = disk_.info();
   const uint32_t block = info.logical_block_size;
   ScsiDiskFacts facts;
@@ -127,7 +124,7 @@ void ScsiDisk::dispatch(ScsiCommand& command) {
   ++running_;
   ScsiOperation operation;
   if (report_attention(command)) return;
-  const ScsiSense refused = parse_cdb(command.cdb, facts().geometry, operation);
+  const ScsiSense refused = parse_cdb(command.cdb, facts_.geometry, operation);
   if (refused != sense::kNone) return fail(command, refused);
   start(command, operation);
 }
@@ -166,7 +163,6 @@ void ScsiDisk::start(ScsiCommand& command, const ScsiOperation& operation) {
 
 // What needs no medium.
 void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
-  const ScsiDiskFacts now = facts();
   std::vector<uint8_t> data;
   uint64_t most = operation.parameter_bytes;
   ScsiSense refused = sense::kNone;
@@ -177,7 +173,7 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
         data = standard_inquiry(identity_);
         break;
       }
-      auto page = vital_product_page(operation.page, identity_, now);
+      auto page = vital_product_page(operation.page, identity_, facts_);
       if (!page) refused = sense::kInvalidFieldInCdb;
       if (page) data = std::move(*page);
       break;
@@ -188,29 +184,29 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       if ((command.cdb[1] & 1U) != 0) {
         data = {0x72, told.key, told.asc, told.ascq, 0, 0, 0, 0};
       } else {
-        const auto bytes = fixed_format(told);
-        data.assign(bytes.begin(), bytes.end());
+        data.resize(kFixedSenseBytes);
+        std::memcpy(data.data(), fixed_sense(told).data(), data.size());
       }
       break;
     }
     case ScsiAction::kModeSense:
-      refused = mode_sense(operation, now, data);
+      refused = mode_sense(operation, facts_, data);
       break;
     case ScsiAction::kModeSelect: {
       data.resize(std::min<uint64_t>(most, total_bytes(command.data_out)));
       copy_from(command.data_out, std::as_writable_bytes(std::span(data)));
       refused =
-          data.size() < most ? sense::kParameterListLength : mode_select(operation, now, data);
+          data.size() < most ? sense::kParameterListLength : mode_select(operation, facts_, data);
       command.moved_bytes = data.size();
       data.clear();
       break;
     }
     case ScsiAction::kReadCapacity10:
-      data = read_capacity_10(now.geometry);
+      data = read_capacity_10(facts_.geometry);
       most = data.size();
       break;
     case ScsiAction::kReadCapacity16:
-      data = read_capacity_16(now);
+      data = read_capacity_16(facts_);
       break;
     case ScsiAction::kReportLuns:
       // LUN 0; there are no well-known logical units.
@@ -219,7 +215,7 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       if (operation.reporting > 2 || most < 16) refused = sense::kInvalidFieldInCdb;
       break;
     case ScsiAction::kReportOperations:
-      refused = report_operations(operation, now.geometry, data);
+      refused = report_operations(operation, facts_.geometry, data);
       break;
     default:
       break;
@@ -257,7 +253,7 @@ void ScsiDisk::unmap(ScsiCommand& command, const ScsiOperation& operation) {
   auto work = std::make_unique<Steps>();
   const ScsiSense refused = parameters.size() < operation.parameter_bytes
                                 ? sense::kParameterListLength
-                                : parse_unmap(parameters, facts(), work->extents);
+                                : parse_unmap(parameters, facts_, work->extents);
   if (refused != sense::kNone) return fail(command, refused);
   work->operation = operation;
   std::reverse(work->extents.begin(), work->extents.end());
@@ -277,7 +273,7 @@ void ScsiDisk::next_extent(ScsiCommand& command) {
 void ScsiDisk::write_same(ScsiCommand& command, const ScsiOperation& operation) {
   const uint64_t block = disk_.info().logical_block_size;
   std::vector<std::byte> pattern(block);
-  if (!operation.compares) {  // NDOB clear: one block was sent
+  if (!operation.no_data) {
     if (total_bytes(command.data_out) != block) return fail(command, sense::kInvalidFieldInCdb);
     copy_from(command.data_out, pattern);
     command.moved_bytes = block;
@@ -295,22 +291,21 @@ void ScsiDisk::take_alone(ScsiCommand& command, const ScsiOperation& operation) 
   auto work = std::make_unique<Steps>();
   work->operation = operation;
   work->length = operation.blocks * block;
-  uint64_t sent = 0;
   switch (operation.action) {
     case ScsiAction::kCompareAndWrite:
-      sent = 2 * work->length;
+      work->data.resize(2 * work->length);
       break;
     case ScsiAction::kWriteVerify:
-      sent = work->length;
+      work->data.resize(work->length);
       break;
     case ScsiAction::kWriteSame:
-      sent = block;
+      work->data.resize(block);
       break;
     default:
-      sent = operation.compares ? work->length : 0;
+      work->data.resize(operation.compares ? work->length : 0);
       break;
   }
-  if (total_bytes(command.data_out) < sent) {
+  if (copy_from(command.data_out, work->data) < work->data.size()) {
     command.overrun = true;
     return end(command);
   }
@@ -325,18 +320,10 @@ void ScsiDisk::run_alone(ScsiCommand& command) {
   Steps& work = steps_of(command);
   alone_ = true;
   const uint64_t block = disk_.info().logical_block_size;
-  const bool same = work.operation.action == ScsiAction::kWriteSame;
-  uint64_t sent = same ? block : 0;
-  if (work.operation.action == ScsiAction::kCompareAndWrite) sent = 2 * work.length;
-  if (work.operation.action == ScsiAction::kWriteVerify || work.operation.compares) {
-    sent = std::max(sent, work.length);
-  }
-  work.data.resize(sent);
-  copy_from(command.data_out, work.data);
-  command.moved_bytes = sent;
+  command.moved_bytes = work.data.size();
   work.buffer = aligned_memory(kScsiPieceBytes);
   if (work.buffer == nullptr) return fail(command, ENOMEM);
-  if (same) {
+  if (work.operation.action == ScsiAction::kWriteSame) {
     for (uint64_t at = 0; at < kScsiPieceBytes; at += block) {
       std::memcpy(work.buffer.get() + at, work.data.data(), block);
     }
@@ -424,9 +411,8 @@ void ScsiDisk::give(ScsiCommand& command, std::span<const uint8_t> data, uint64_
 void ScsiDisk::fail(ScsiCommand& command, const ScsiSense& sense) {
   command.status = ScsiStatus::kCheckCondition;
   command.moved_bytes = 0;
-  const auto bytes = fixed_format(sense);
-  std::copy(bytes.begin(), bytes.end(), command.sense.begin());
-  command.sense_bytes = bytes.size();
+  command.sense_bytes = kFixedSenseBytes;
+  std::memcpy(command.sense.data(), fixed_sense(sense).data(), command.sense_bytes);
   end(command);
 }
 

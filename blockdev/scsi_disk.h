@@ -31,7 +31,7 @@ class ScsiDisk final : public ScsiLun {
   struct Steps;
 
   static Steps& steps_of(ScsiCommand& command);
-  ScsiDiskFacts facts() const;
+  ScsiDiskFacts read_facts() const;
   void add_attention(const ScsiSense& told);
   bool report_attention(ScsiCommand& command);
   void dispatch(ScsiCommand& command);
@@ -58,6 +58,7 @@ class ScsiDisk final : public ScsiLun {
 
   Disk& disk_;
   const ScsiIdentity identity_;
+  ScsiDiskFacts facts_;  // of the disk as large as it is now
   std::function<void(ScsiSense)> changed_;
   std::vector<ScsiSense> attentions_{sense::kPowerOn};  // not yet told
   uint32_t running_ = 0;

@@ -31,16 +31,6 @@ bool is_type(uint8_t type) {
 
 }  // namespace
 
-std::array<std::byte, kFixedSenseBytes> fixed_sense(SenseCode code) {
-  std::array<std::byte, kFixedSenseBytes> sense{};
-  sense[0] = std::byte{0x70};
-  sense[2] = std::byte{code.key};
-  sense[7] = std::byte{kFixedSenseBytes - 8};  // bytes that follow
-  sense[12] = std::byte{code.asc};
-  sense[13] = std::byte{code.ascq};
-  return sense;
-}
-
 const char* pr_action_name(PrOutAction action) {
   switch (action) {
     case PrOutAction::kRegister:
@@ -63,29 +53,30 @@ const char* pr_action_name(PrOutAction action) {
   return "?";
 }
 
-std::variant<PrOut, SenseCode> parse_pr_out(std::span<const std::byte, kPrCdbBytes> cdb,
+std::variant<PrOut, ScsiSense> parse_pr_out(std::span<const std::byte, kPrCdbBytes> cdb,
                                             std::span<const std::byte> parameters) {
-  if (byte_at(cdb, 0) != kPersistentReserveOut) return kInvalidOpcode;
+  if (byte_at(cdb, 0) != kPersistentReserveOut) return sense::kInvalidOperation;
   const uint8_t action = byte_at(cdb, 1) & kServiceActionBits;
-  if (action > static_cast<uint8_t>(PrOutAction::kRegisterAndMove)) return kInvalidFieldInCdb;
-  if ((byte_at(cdb, 9) & kNaca) != 0) return kInvalidFieldInCdb;
+  if (action > static_cast<uint8_t>(PrOutAction::kRegisterAndMove))
+    return sense::kInvalidFieldInCdb;
+  if ((byte_at(cdb, 9) & kNaca) != 0) return sense::kInvalidFieldInCdb;
   PrOut out{.action = static_cast<PrOutAction>(action)};
   if (has_type(out.action)) {
     const uint8_t scope = byte_at(cdb, 2) >> 4U;
     out.type = byte_at(cdb, 2) & 0x0fU;
     // LU_SCOPE is the only scope there is.
-    if (scope != 0 || !is_type(out.type)) return kInvalidFieldInCdb;
+    if (scope != 0 || !is_type(out.type)) return sense::kInvalidFieldInCdb;
   }
   const uint32_t list_bytes = load_be<uint32_t>(cdb.data() + 5);
   if (list_bytes != parameters.size() || list_bytes < kBasicListBytes) {
-    return kParameterListLengthError;
+    return sense::kParameterListLength;
   }
   out.key = load_be<uint64_t>(parameters.data());
   out.service_action_key = load_be<uint64_t>(parameters.data() + 8);
   if (out.action == PrOutAction::kRegisterAndMove) return out;  // the rest is laid out otherwise
   const uint8_t flags = byte_at(parameters, 20);
   if ((flags & kSpecIPt) != 0 && out.action != PrOutAction::kRegister) {
-    return kInvalidFieldInParameters;
+    return sense::kInvalidParameter;
   }
   if (is_register(out.action)) {
     out.aptpl = (flags & kAptpl) != 0;
@@ -93,15 +84,15 @@ std::variant<PrOut, SenseCode> parse_pr_out(std::span<const std::byte, kPrCdbByt
     out.spec_i_pt = (flags & kSpecIPt) != 0;
   }
   // Only a list of initiator ports may follow the 24 bytes.
-  if (list_bytes != kBasicListBytes && !out.spec_i_pt) return kParameterListLengthError;
+  if (list_bytes != kBasicListBytes && !out.spec_i_pt) return sense::kParameterListLength;
   return out;
 }
 
-std::variant<PrIn, SenseCode> parse_pr_in(std::span<const std::byte, kPrCdbBytes> cdb) {
-  if (byte_at(cdb, 0) != kPersistentReserveIn) return kInvalidOpcode;
+std::variant<PrIn, ScsiSense> parse_pr_in(std::span<const std::byte, kPrCdbBytes> cdb) {
+  if (byte_at(cdb, 0) != kPersistentReserveIn) return sense::kInvalidOperation;
   const uint8_t action = byte_at(cdb, 1) & kServiceActionBits;
-  if (action > static_cast<uint8_t>(PrInAction::kReadFullStatus)) return kInvalidFieldInCdb;
-  if ((byte_at(cdb, 9) & kNaca) != 0) return kInvalidFieldInCdb;
+  if (action > static_cast<uint8_t>(PrInAction::kReadFullStatus)) return sense::kInvalidFieldInCdb;
+  if ((byte_at(cdb, 9) & kNaca) != 0) return sense::kInvalidFieldInCdb;
   return PrIn{static_cast<PrInAction>(action), load_be<uint16_t>(cdb.data() + 7)};
 }
 

@@ -2,12 +2,13 @@
 // the sense that answers them. Pure. What a device does not support is not decided here.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <variant>
+
+#include "blockdev/scsi_sense.h"
 
 namespace plumb {
 
@@ -15,33 +16,7 @@ constexpr size_t kPrCdbBytes = 10;
 constexpr uint8_t kPersistentReserveIn = 0x5e;
 constexpr uint8_t kPersistentReserveOut = 0x5f;
 
-// SAM-5 5.3.1.
-enum class ScsiStatus : uint8_t {
-  kGood = 0x00,
-  kCheckCondition = 0x02,
-  kBusy = 0x08,
-  kReservationConflict = 0x18,
-};
-
-// Sense key, additional sense code and its qualifier (SPC-4 4.5, annex F).
-struct SenseCode {
-  uint8_t key = 0;
-  uint8_t asc = 0;
-  uint8_t ascq = 0;
-
-  bool operator==(const SenseCode&) const = default;
-};
-
-constexpr uint8_t kUnitAttention = 0x06;
-constexpr SenseCode kInvalidOpcode{0x05, 0x20, 0x00};
-constexpr SenseCode kInvalidFieldInCdb{0x05, 0x24, 0x00};
-constexpr SenseCode kInvalidFieldInParameters{0x05, 0x26, 0x00};
-constexpr SenseCode kInvalidRelease{0x05, 0x26, 0x04};
-constexpr SenseCode kParameterListLengthError{0x05, 0x1a, 0x00};
-
-constexpr size_t kFixedSenseBytes = 18;
-// Current error in the fixed format (SPC-4 4.5.3), no field pointer.
-std::array<std::byte, kFixedSenseBytes> fixed_sense(SenseCode code);
+constexpr uint8_t kUnitAttention = 0x06;  // a sense key
 
 enum class PrOutAction : uint8_t {
   kRegister = 0,
@@ -82,8 +57,8 @@ struct PrIn {
 
 // `parameters` is the data that came with the CDB: exactly as long as the CDB says, or it is a
 // PARAMETER LIST LENGTH ERROR.
-std::variant<PrOut, SenseCode> parse_pr_out(std::span<const std::byte, kPrCdbBytes> cdb,
+std::variant<PrOut, ScsiSense> parse_pr_out(std::span<const std::byte, kPrCdbBytes> cdb,
                                             std::span<const std::byte> parameters);
-std::variant<PrIn, SenseCode> parse_pr_in(std::span<const std::byte, kPrCdbBytes> cdb);
+std::variant<PrIn, ScsiSense> parse_pr_in(std::span<const std::byte, kPrCdbBytes> cdb);
 
 }  // namespace plumb

@@ -13,16 +13,16 @@ PrOut accepted(const PrCdb& cdb, const std::vector<std::byte>& list) {
   return std::get<PrOut>(parsed);
 }
 
-SenseCode refused(const PrCdb& cdb, const std::vector<std::byte>& list) {
+ScsiSense refused(const PrCdb& cdb, const std::vector<std::byte>& list) {
   const auto parsed = parse_pr_out(cdb, list);
-  REQUIRE(std::holds_alternative<SenseCode>(parsed));
-  return std::get<SenseCode>(parsed);
+  REQUIRE(std::holds_alternative<ScsiSense>(parsed));
+  return std::get<ScsiSense>(parsed);
 }
 
-SenseCode refused_in(const PrCdb& cdb) {
+ScsiSense refused_in(const PrCdb& cdb) {
   const auto parsed = parse_pr_in(cdb);
-  REQUIRE(std::holds_alternative<SenseCode>(parsed));
-  return std::get<SenseCode>(parsed);
+  REQUIRE(std::holds_alternative<ScsiSense>(parsed));
+  return std::get<ScsiSense>(parsed);
 }
 
 PrCdb with(PrCdb cdb, size_t at, int value) {
@@ -54,10 +54,10 @@ TEST_CASE("PR OUT: every type of reservation, in every action that has one") {
       CHECK(accepted(pr_out_cdb(action, type), pr_list(1, 2)).type == type);
     }
     for (const int type : {0, 2, 4, 9, 15}) {
-      CHECK(refused(pr_out_cdb(action, type), pr_list(1, 2)) == kInvalidFieldInCdb);
+      CHECK(refused(pr_out_cdb(action, type), pr_list(1, 2)) == sense::kInvalidFieldInCdb);
     }
     // A scope other than the logical unit: the element scope of old standards.
-    CHECK(refused(pr_out_cdb(action, 0x25), pr_list(1, 2)) == kInvalidFieldInCdb);
+    CHECK(refused(pr_out_cdb(action, 0x25), pr_list(1, 2)) == sense::kInvalidFieldInCdb);
   }
 }
 
@@ -79,13 +79,13 @@ TEST_CASE("PR OUT: flags are those of the REGISTER actions only") {
 TEST_CASE("PR OUT: a list of initiator ports goes with REGISTER only") {
   CHECK(accepted(pr_out_cdb(0, 0, 60), pr_list(0, 1, 0x08, 60)).spec_i_pt);
   for (const int action : {1, 2, 3, 4, 5, 6}) {
-    CHECK(refused(pr_out_cdb(action, 5, 60), pr_list(0, 1, 0x08, 60)) == kInvalidFieldInParameters);
+    CHECK(refused(pr_out_cdb(action, 5, 60), pr_list(0, 1, 0x08, 60)) == sense::kInvalidParameter);
   }
 }
 
 TEST_CASE("PR OUT: service actions that do not exist") {
   for (int action = 8; action < 32; ++action) {
-    CHECK(refused(pr_out_cdb(action), pr_list(1)) == kInvalidFieldInCdb);
+    CHECK(refused(pr_out_cdb(action), pr_list(1)) == sense::kInvalidFieldInCdb);
   }
 }
 
@@ -93,17 +93,17 @@ TEST_CASE("PR OUT: a parameter list of any other length") {
   for (const size_t size : {0U, 1U, 23U, 25U, 8192U}) {
     std::vector<std::byte> list(size);
     CHECK(refused(pr_out_cdb(0, 0, static_cast<uint32_t>(size)), list) ==
-          kParameterListLengthError);
+          sense::kParameterListLength);
   }
   // The CDB and the data disagree, in both directions and at the end of the range.
-  CHECK(refused(pr_out_cdb(0, 0, 24), pr_list(1, 2, 0, 32)) == kParameterListLengthError);
-  CHECK(refused(pr_out_cdb(0, 0, 32), pr_list(1, 2)) == kParameterListLengthError);
-  CHECK(refused(pr_out_cdb(0, 0, 0xffffffff), pr_list(1, 2)) == kParameterListLengthError);
+  CHECK(refused(pr_out_cdb(0, 0, 24), pr_list(1, 2, 0, 32)) == sense::kParameterListLength);
+  CHECK(refused(pr_out_cdb(0, 0, 32), pr_list(1, 2)) == sense::kParameterListLength);
+  CHECK(refused(pr_out_cdb(0, 0, 0xffffffff), pr_list(1, 2)) == sense::kParameterListLength);
 }
 
 TEST_CASE("PR OUT: other commands, and auto contingent allegiance") {
-  CHECK(refused(with(pr_out_cdb(0), 0, 0x5e), pr_list(1)) == kInvalidOpcode);
-  CHECK(refused(with(pr_out_cdb(0), 9, 0x04), pr_list(1)) == kInvalidFieldInCdb);
+  CHECK(refused(with(pr_out_cdb(0), 0, 0x5e), pr_list(1)) == sense::kInvalidOperation);
+  CHECK(refused(with(pr_out_cdb(0), 9, 0x04), pr_list(1)) == sense::kInvalidFieldInCdb);
 }
 
 TEST_CASE("PR IN: service action and allocation length") {
@@ -117,14 +117,14 @@ TEST_CASE("PR IN: service action and allocation length") {
 
 TEST_CASE("PR IN: what it refuses") {
   for (int action = 4; action < 32; ++action) {
-    CHECK(refused_in(pr_in_cdb(action)) == kInvalidFieldInCdb);
+    CHECK(refused_in(pr_in_cdb(action)) == sense::kInvalidFieldInCdb);
   }
-  CHECK(refused_in(with(pr_in_cdb(0), 0, 0x12)) == kInvalidOpcode);
-  CHECK(refused_in(with(pr_in_cdb(0), 9, 0x04)) == kInvalidFieldInCdb);
+  CHECK(refused_in(with(pr_in_cdb(0), 0, 0x12)) == sense::kInvalidOperation);
+  CHECK(refused_in(with(pr_in_cdb(0), 9, 0x04)) == sense::kInvalidFieldInCdb);
 }
 
 TEST_CASE("sense in the fixed format") {
-  const auto sense = fixed_sense(kInvalidRelease);
+  const auto sense = fixed_sense(sense::kInvalidRelease);
   const auto wanted = to_bytes({0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x26, 0x04, 0, 0, 0, 0});
   CHECK(std::vector(sense.begin(), sense.end()) == wanted);
 }

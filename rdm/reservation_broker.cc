@@ -22,10 +22,9 @@ namespace {
 constexpr unsigned kSgTimeoutMs = 30000;  // that of the kernel's disk driver
 constexpr int kHostTimedOut = 3;          // DID_TIME_OUT, scsi/scsi_status.h of the kernel
 
-constexpr SenseCode kAborted{0x0b, 0x00, 0x00};
-constexpr SenseCode kNoCommunication{0x0b, 0x08, 0x00};
-constexpr SenseCode kCommunicationTimeout{0x0b, 0x08, 0x01};
-constexpr SenseCode kInternalFailure{0x04, 0x44, 0x00};
+constexpr ScsiSense kAborted{0x0b, 0x00, 0x00};
+constexpr ScsiSense kNoCommunication{0x0b, 0x08, 0x00};
+constexpr ScsiSense kCommunicationTimeout{0x0b, 0x08, 0x01};
 
 constexpr int kUnknownCheck = 0x02;
 constexpr int kTargetFailure = 0x402;
@@ -55,14 +54,14 @@ constexpr KnownOutcome kOutcomes[] = {
     // The LUN's ILLEGAL REQUEST, about the CDB or the parameter list: since Linux 6.4, and as 6.1
     // to 6.3 mark it (SCSIML_STAT_TGT_FAILURE). Ours was right, so it is a key or type that the LUN
     // does not take.
-    {-EINVAL, {ScsiStatus::kCheckCondition, kInvalidFieldInParameters}},
-    {kTargetFailure, {ScsiStatus::kCheckCondition, kInvalidFieldInParameters}},
+    {-EINVAL, {ScsiStatus::kCheckCondition, sense::kInvalidParameter}},
+    {kTargetFailure, {ScsiStatus::kCheckCondition, sense::kInvalidParameter}},
     // No reservations there: a driver without them, a device-mapper target other than multipath.
-    {-EOPNOTSUPP, {ScsiStatus::kCheckCondition, kInvalidOpcode}},
-    {-ENOTTY, {ScsiStatus::kCheckCondition, kInvalidOpcode}},
+    {-EOPNOTSUPP, {ScsiStatus::kCheckCondition, sense::kInvalidOperation}},
+    {-ENOTTY, {ScsiStatus::kCheckCondition, sense::kInvalidOperation}},
     // This process lacks CAP_SYS_ADMIN or CAP_SYS_RAWIO: nothing that the guest did.
-    {-EPERM, {ScsiStatus::kCheckCondition, kInternalFailure}},
-    {-EACCES, {ScsiStatus::kCheckCondition, kInternalFailure}},
+    {-EPERM, {ScsiStatus::kCheckCondition, sense::kTargetFailure}},
+    {-EACCES, {ScsiStatus::kCheckCondition, sense::kTargetFailure}},
     // The host has no memory or no free request now.
     {-ENOMEM, {ScsiStatus::kBusy, {}}},
     {-EAGAIN, {ScsiStatus::kBusy, {}}},
@@ -73,7 +72,7 @@ constexpr KnownOutcome kOutcomes[] = {
 // LUN has seen the command is not known.
 constexpr PrOutcome kUnknownOutcome{ScsiStatus::kCheckCondition, kNoCommunication};
 
-ReservationReply check_condition(SenseCode code) {
+ReservationReply check_condition(ScsiSense code) {
   const auto sense = fixed_sense(code);
   return {.status = ScsiStatus::kCheckCondition, .sense = {sense.begin(), sense.end()}};
 }
@@ -153,9 +152,9 @@ int issue_past_attentions(ReservationKernel& kernel, int fd, const PrOut& out) {
 }
 
 // What IOC_PR_* cannot say: another initiator's registration, other target ports.
-const SenseCode* unsupported(const PrOut& out) {
-  if (out.action == PrOutAction::kRegisterAndMove) return &kInvalidFieldInCdb;
-  if (out.spec_i_pt || out.all_tg_pt) return &kInvalidFieldInParameters;
+const ScsiSense* unsupported(const PrOut& out) {
+  if (out.action == PrOutAction::kRegisterAndMove) return &sense::kInvalidFieldInCdb;
+  if (out.spec_i_pt || out.all_tg_pt) return &sense::kInvalidParameter;
   return nullptr;
 }
 
@@ -193,7 +192,7 @@ ReservationReply send_scsi(ReservationKernel& kernel, int fd, std::span<const st
 }
 
 // What sense data says, in either format (SPC-4 4.5.2, 4.5.3); zeros when it says nothing.
-SenseCode code_of(std::span<const std::byte> sense) {
+ScsiSense code_of(std::span<const std::byte> sense) {
   const auto at = [sense](size_t index) {
     return index < sense.size() ? std::to_integer<uint8_t>(sense[index]) : uint8_t{0};
   };
@@ -237,7 +236,7 @@ std::string description(const ReservationReply& reply) {
     case ScsiStatus::kReservationConflict:
       return "reservation conflict";
     case ScsiStatus::kCheckCondition: {
-      const SenseCode code = code_of(reply.sense);
+      const ScsiSense code = code_of(reply.sense);
       return fmt::format("check condition {:02x}/{:02x}/{:02x}", code.key, code.asc, code.ascq);
     }
     case ScsiStatus::kBusy:
@@ -277,7 +276,7 @@ PrOutcome outcome_of(int value, PrOutAction action) {
   // Of all that a right RELEASE can be told, only this is a CHECK CONDITION: the holder released
   // another type than it reserved (SPC-4 5.13.11.2.2).
   if (action == PrOutAction::kRelease && (value == kTargetFailure || value == -EINVAL)) {
-    return {ScsiStatus::kCheckCondition, kInvalidRelease};
+    return {ScsiStatus::kCheckCondition, sense::kInvalidRelease};
   }
   return outcome_of(value);
 }
@@ -313,9 +312,9 @@ Result<LunId> ReservationBroker::check_lun(int lun_fd, bool for_writing) {
 
 ReservationReply ReservationBroker::reserve_out(const ReservationRequest& request, int lun_fd) {
   const auto parsed = parse_pr_out(request.cdb, request.parameters);
-  if (const auto* wrong = std::get_if<SenseCode>(&parsed)) return check_condition(*wrong);
+  if (const auto* wrong = std::get_if<ScsiSense>(&parsed)) return check_condition(*wrong);
   const PrOut& out = std::get<PrOut>(parsed);
-  if (const SenseCode* sense = unsupported(out)) return check_condition(*sense);
+  if (const ScsiSense* sense = unsupported(out)) return check_condition(*sense);
   ReservationReply attention;
   if (take_unit_attention(kernel_, lun_fd, attention)) return attention;
   return reply_of(outcome_of(issue_past_attentions(kernel_, lun_fd, out), out.action));
@@ -323,7 +322,7 @@ ReservationReply ReservationBroker::reserve_out(const ReservationRequest& reques
 
 ReservationReply ReservationBroker::reserve_in(const ReservationRequest& request, int lun_fd) {
   const auto parsed = parse_pr_in(request.cdb);
-  if (const auto* wrong = std::get_if<SenseCode>(&parsed)) return check_condition(*wrong);
+  if (const auto* wrong = std::get_if<ScsiSense>(&parsed)) return check_condition(*wrong);
   const PrIn& in = std::get<PrIn>(parsed);
   const auto room =
       static_cast<uint16_t>(std::min<size_t>(in.allocation_bytes, kReservationDataLimit));

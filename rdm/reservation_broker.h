@@ -41,7 +41,7 @@ class LinuxReservationKernel final : public ReservationKernel {
 // What a return value of IOC_PR_* or SG_IO means for the guest.
 struct PrOutcome {
   ScsiStatus status = ScsiStatus::kGood;
-  SenseCode sense;  // for kCheckCondition
+  ScsiSense sense;  // for kCheckCondition
 };
 // `value` as ReservationKernel::control returns it. Pure; the table in the source has the reasons.
 PrOutcome outcome_of(int value);

@@ -60,7 +60,7 @@ class Rig {
   ReservationBroker broker_;
 };
 
-bool is_check(const ReservationReply& reply, SenseCode code) {
+bool is_check(const ReservationReply& reply, ScsiSense code) {
   const auto sense = fixed_sense(code);
   return !reply.refused() && reply.status == ScsiStatus::kCheckCondition &&
          reply.sense == std::vector(sense.begin(), sense.end());
@@ -166,7 +166,7 @@ TEST_CASE("releasing another type than was reserved is an invalid release") {
   Rig rig;
   REQUIRE(rig.out(kFirst, PrOutAction::kRegister, 0, 0x11) == kGood);
   REQUIRE(rig.out(kFirst, PrOutAction::kReserve, 0x11) == kGood);
-  CHECK(is_check(rig.send(pr_out(PrOutAction::kRelease, 1, 0x11)), kInvalidRelease));
+  CHECK(is_check(rig.send(pr_out(PrOutAction::kRelease, 1, 0x11)), sense::kInvalidRelease));
 }
 
 TEST_CASE("what the kernel answers, the guest gets") {
@@ -202,14 +202,15 @@ TEST_CASE("what the kernel answers, the guest gets") {
 TEST_CASE("what cannot be done is refused before the LUN hears of it") {
   Rig rig;
   const int kAllTargetPorts = 0x04;
-  CHECK(is_check(rig.send(pr_out(PrOutAction::kRegisterAndMove, 0, 1, 2)), kInvalidFieldInCdb));
+  CHECK(is_check(rig.send(pr_out(PrOutAction::kRegisterAndMove, 0, 1, 2)),
+                 sense::kInvalidFieldInCdb));
   CHECK(is_check(rig.send(pr_out(PrOutAction::kRegister, 0, 0, 1, kAllTargetPorts)),
-                 kInvalidFieldInParameters));
+                 sense::kInvalidParameter));
   CHECK(is_check(rig.send({pr_out_cdb(0, 0, 60), pr_list(0, 1, 0x08, 60)}),
-                 kInvalidFieldInParameters));
-  CHECK(
-      is_check(rig.send({pr_out_cdb(1, 5, 23), pr_list(0, 1, 0, 23)}), kParameterListLengthError));
-  CHECK(is_check(rig.send({pr_in_cdb(9), {}}), kInvalidFieldInCdb));
+                 sense::kInvalidParameter));
+  CHECK(is_check(rig.send({pr_out_cdb(1, 5, 23), pr_list(0, 1, 0, 23)}),
+                 sense::kParameterListLength));
+  CHECK(is_check(rig.send({pr_in_cdb(9), {}}), sense::kInvalidFieldInCdb));
   CHECK(rig.kernel.requests().empty());
 }
 

@@ -1,12 +1,12 @@
 // Sends block requests to a device or disk from a test's thread and waits for them.
 #pragma once
 
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <semaphore>
 #include <vector>
 
+#include "base/aligned_memory.h"
 #include "blockdev/block_device.h"
 #include "blockdev/io_thread.h"
 
@@ -15,9 +15,7 @@ namespace plumb {
 // Zeroed memory at a page boundary, as guests' buffers mostly are.
 class AlignedBuffer {
  public:
-  explicit AlignedBuffer(size_t bytes)
-      : data_(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096))),
-        size_(bytes) {
+  explicit AlignedBuffer(size_t bytes) : data_(aligned_memory(bytes)), size_(bytes) {
     std::memset(data_.get(), 0, bytes);
   }
   std::byte* data() const { return data_.get(); }
@@ -40,10 +38,7 @@ class AlignedBuffer {
   iovec part(size_t offset, size_t bytes) const { return {data_.get() + offset, bytes}; }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  AlignedMemory data_;
   size_t size_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/aligned_memory.h"
 #include "base/check.h"
+#include "base/iovecs.h"
 
 namespace plumb {
 namespace {
@@ -29,15 +30,11 @@ struct PlantedEngine::HeldWrite {
   AlignedMemory data;
 
   explicit HeldWrite(const IoOp& from) {
-    for (uint32_t i = 0; i < from.iov_count; ++i) iov.iov_len += from.iov[i].iov_len;
+    iov.iov_len = total_bytes({from.iov, from.iov_count});
     data = aligned_memory(iov.iov_len);
     ENSURE(data != nullptr);
     iov.iov_base = data.get();
-    std::byte* to = data.get();
-    for (uint32_t i = 0; i < from.iov_count; ++i) {
-      std::memcpy(to, from.iov[i].iov_base, from.iov[i].iov_len);
-      to += from.iov[i].iov_len;
-    }
+    copy_from({from.iov, from.iov_count}, {data.get(), iov.iov_len});
     op.kind = from.kind;
     op.dsync = from.dsync;
     op.file = from.file;

@@ -45,9 +45,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
 
   if (is_control) {
     const auto control = parse_scsi_control(out, in);
+    const uint32_t type = out_bytes < 4 ? UINT32_MAX : load_le<uint32_t>(readable.data());
+    const size_t room = type == 0 ? 1 : 5;
+    const bool good = type <= 2 && out_bytes >= (type == 0 ? 24 : 12) && in_bytes >= room;
+    ENSURE(control.has_value() == good);
     if (!control) return 0;
-    const std::vector<std::byte> answer(5);
-    control->response.put(answer);
+    ENSURE(control->manages_tasks == (type == 0));
+    control->response.put(std::vector<std::byte>(5));
+    for (size_t i = 0; i < in_bytes; ++i) ENSURE(writable[i] == (i < room ? 0 : 0xcc));
     return 0;
   }
   const auto request = parse_scsi_request(out, in, cdb_size, sense_size);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/endian.h"
+#include "base/iovecs.h"
 #include "base/log.h"
 
 namespace plumb {
@@ -34,27 +35,6 @@ constexpr uint16_t kPortName = 7;
 constexpr std::array<uint16_t, 4> kSendOrder{kDeviceAdd, kPortConsole, kPortName, kPortOpen};
 
 constexpr uint8_t due_bit(uint16_t event) { return static_cast<uint8_t>(1U << event); }
-
-// Copies `data` over the buffers; returns how much fitted.
-size_t scatter(std::span<const iovec> parts, std::span<const std::byte> data) {
-  size_t done = 0;
-  for (const iovec& part : parts) {
-    const size_t count = std::min(part.iov_len, data.size() - done);
-    if (count > 0) std::memcpy(part.iov_base, data.data() + done, count);
-    done += count;
-  }
-  return done;
-}
-
-size_t gather(std::span<const iovec> parts, std::span<std::byte> data) {
-  size_t done = 0;
-  for (const iovec& part : parts) {
-    const size_t count = std::min(part.iov_len, data.size() - done);
-    if (count > 0) std::memcpy(data.data() + done, part.iov_base, count);
-    done += count;
-  }
-  return done;
-}
 
 }  // namespace
 
@@ -163,7 +143,7 @@ void VirtioConsole::read_control() {
 
 void VirtioConsole::control_message(std::span<const iovec> parts) {
   std::array<std::byte, sizeof(Control)> bytes;
-  if (gather(parts, bytes) != bytes.size()) return;
+  if (copy_from(parts, bytes) != bytes.size()) return;
   const auto id = load_le<uint32_t>(bytes.data());
   const auto event = load_le<uint16_t>(bytes.data() + 4);
   const auto value = load_le<uint16_t>(bytes.data() + 6);
@@ -222,7 +202,7 @@ bool VirtioConsole::write_message(Port& port, unsigned message) {
     std::memcpy(bytes.data() + length, kAgentName.data(), kAgentName.size());
     length = bytes.size();
   }
-  const size_t written = scatter(chain->writable(), {bytes.data(), length});
+  const size_t written = copy_to(chain->writable(), {bytes.data(), length});
   queues_.push(kControlToGuest, std::move(*chain), static_cast<uint32_t>(written));
   return true;
 }
@@ -236,7 +216,7 @@ size_t VirtioConsole::give_to_guest(Port& port, std::span<const std::byte> data)
     std::optional<VirtqueueChain> chain = queues_.pop(queue);
     if (!chain && queues_.enable_kicks(queue)) chain = queues_.pop(queue);
     if (!chain) break;
-    const size_t written = scatter(chain->writable(), data.subspan(taken));
+    const size_t written = copy_to(chain->writable(), data.subspan(taken));
     taken += written;
     queues_.push(queue, std::move(*chain), static_cast<uint32_t>(written));
   }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/endian.h"
+#include "base/iovecs.h"
 #include "base/log.h"
 
 namespace plumb {
@@ -37,23 +38,6 @@ unsigned tun_flags(uint64_t features) {
   if ((features & kFeatureGuestTso4) != 0) flags |= TUN_F_TSO4;
   if ((features & kFeatureGuestTso6) != 0) flags |= TUN_F_TSO6;
   return flags;
-}
-
-size_t total_bytes(std::span<const iovec> parts) {
-  size_t sum = 0;
-  for (const iovec& part : parts) sum += part.iov_len;
-  return sum;
-}
-
-// Copies the front of `data` over the buffers; returns how much.
-size_t scatter(std::span<const iovec> parts, std::span<const std::byte> data) {
-  size_t done = 0;
-  for (const iovec& part : parts) {
-    const size_t count = std::min(part.iov_len, data.size() - done);
-    if (count > 0) std::memcpy(part.iov_base, data.data() + done, count);
-    done += count;
-  }
-  return done;
 }
 
 }  // namespace
@@ -158,7 +142,7 @@ bool VirtioNet::deliver_frame() {
   std::span<const std::byte> left(frame_.data(), room < frame_bytes_ ? 0 : frame_bytes_);
   store_le<uint16_t>(frame_.data() + kNumBuffersOffset, static_cast<uint16_t>(buffers_.size()));
   for (VirtqueueChain& chain : buffers_) {
-    const size_t written = scatter(chain.writable(), left);
+    const size_t written = copy_to(chain.writable(), left);
     left = left.subspan(written);
     queues_.push(kReceive, std::move(chain), static_cast<uint32_t>(written));
   }
