@@ -224,6 +224,13 @@ bool Disk::withdraw(BlockRequest& request) {
   return true;
 }
 
+std::unique_ptr<BlockDevice> Disk::replace_device(std::unique_ptr<BlockDevice> device) {
+  ENSURE(in_flight_ == 0);
+  device_.swap(device);
+  if (device->info().size_bytes != device_->info().size_bytes && resized_) resized_();
+  return device;
+}
+
 Result<> Disk::reread_size() {
   const uint64_t before = device_->info().size_bytes;
   TRY(device_->reread_size());

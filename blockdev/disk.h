@@ -89,6 +89,10 @@ class Disk {
   // False when it is at the device.
   bool withdraw(BlockRequest& request);
 
+  // Puts `device` in the place of the present one, which is returned; nothing may be in flight. The
+  // front end is told when the size differs; of the rest it knows what the first device was.
+  std::unique_ptr<BlockDevice> replace_device(std::unique_ptr<BlockDevice> device);
+
   // Looks again how large the device is (BlockDevice::reread_size), and tells the front end.
   Result<> reread_size();
   // Called when info().size_bytes has changed; one front end.

@@ -222,6 +222,32 @@ TEST_CASE("a parked request can be withdrawn, one that reached the device cannot
   CHECK(parked[1].calls == 1);
 }
 
+TEST_CASE("a disk goes on with another device, and tells of another size") {
+  Fixture fixture;
+  Disk disk = fixture.slow();
+  BlockClient<Disk> client(disk, *fixture.thread);
+  unsigned resized = 0;
+  BlockInfo larger = small_info();
+  larger.size_bytes *= 2;
+  fixture.thread->run([&] {
+    disk.on_resize([&] { ++resized; });
+    disk.hold(kForever, [](Result<>) {});
+  });
+  TestRequest parked;
+  fixture.prepare_write(parked);
+  client.submit(parked);
+  std::unique_ptr<BlockDevice> old;
+  fixture.thread->run([&] {
+    old = disk.replace_device(std::make_unique<MemDevice>(larger, *fixture.thread));
+    disk.release();
+  });
+  fixture.thread->wait_for(parked.ended);
+  CHECK(parked.error == 0);
+  CHECK(fixture.reached.empty());
+  CHECK(resized == 1);
+  CHECK(disk.info().size_bytes == 2 * kSize);
+}
+
 TEST_CASE("an error of the device reaches the front end as it is") {
   Fixture fixture;
   Disk disk = fixture.slow();

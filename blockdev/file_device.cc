@@ -55,19 +55,23 @@ struct FileDevice::Slot {
   Slot* next = nullptr;  // free, or for the same flush
 };
 
+Result<FileFacts> FileDevice::examine(const FileFactsQuery& query) {
+  const int flags = ::fcntl(query.fd, F_GETFL);
+  if (flags < 0) return os_error(errno, "{} is not open", query.label);
+  if (!query.read_only && (flags & O_ACCMODE) == O_RDONLY) {
+    return failed("{} is open for reading only", query.label);
+  }
+  if ((flags & O_DIRECT) == 0 && ::fcntl(query.fd, F_SETFL, flags | O_DIRECT) != 0) {
+    return os_error(errno, "{} cannot be used with direct I/O (O_DIRECT)", query.label);
+  }
+  return find_file_facts(query);
+}
+
 Result<std::unique_ptr<FileDevice>> FileDevice::open(Config config, IoThread& thread) {
-  const int flags = ::fcntl(config.fd.get(), F_GETFL);
-  if (flags < 0) return os_error(errno, "{} is not open", config.label);
-  if (!config.read_only && (flags & O_ACCMODE) == O_RDONLY) {
-    return failed("{} is open for reading only", config.label);
-  }
-  if ((flags & O_DIRECT) == 0 && ::fcntl(config.fd.get(), F_SETFL, flags | O_DIRECT) != 0) {
-    return os_error(errno, "{} cannot be used with direct I/O (O_DIRECT)", config.label);
-  }
-  const FileFacts facts = TRY(find_file_facts({.fd = config.fd.get(),
-                                               .label = config.label,
-                                               .read_only = config.read_only,
-                                               .discard = config.discard}));
+  const FileFacts facts = TRY(examine({.fd = config.fd.get(),
+                                       .label = config.label,
+                                       .read_only = config.read_only,
+                                       .discard = config.discard}));
   return std::make_unique<FileDevice>(std::move(config), facts, thread);
 }
 

@@ -33,10 +33,12 @@ class FileDevice final : public BlockDevice, private BatchEnd {
     bool discard = true;  // offer discard where the file system or the device can
   };
 
-  // Errors: what find_file_facts() refuses, no direct I/O, a read-only descriptor without
-  // `read_only`. `thread` outlives the device. Not on `thread`'s data path: it may block.
+  // What a device over a descriptor will be; sets the descriptor to direct I/O. Errors: what
+  // find_file_facts() refuses, no direct I/O, a read-only descriptor without `read_only`.
+  static Result<FileFacts> examine(const FileFactsQuery& query);
+  // Examines it first. `thread` outlives the device. Not on `thread`'s data path: it may block.
   static Result<std::unique_ptr<FileDevice>> open(Config config, IoThread& thread);
-  // The same over facts that the caller knows: for an engine that simulates a file.
+  // Over facts that the caller knows: from another process, or of a simulated file.
   FileDevice(Config config, const FileFacts& facts, IoThread& thread);
   // Nothing may be in flight.
   ~FileDevice() override;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "blockdev/file_device.h"
 #include "blockdev/image_file.h"
 #include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
@@ -13,7 +14,7 @@ namespace {
 
 Result<DiskSource> open_image(const DiskDefinition& definition) {
   UniqueFd fd = TRY(open_image_file({definition.image, definition.read_only}));
-  return DiskSource{std::move(fd), "image " + definition.image, definition.image, {}, {}};
+  return DiskSource{std::move(fd), "image " + definition.image, definition.image, {}, {}, {}};
 }
 
 std::string label_of(const LunId& id) { return "LUN " + id.text(); }
@@ -37,7 +38,7 @@ Result<DiskSource> open_lun(const DiskDefinition& definition,
       {.read_only = definition.read_only, .allow_weak_identity = definition.allow_weak_identity},
       before));
   const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(id), device, id.text(), {}};
+  return DiskSource{std::move(claimed.fd), label_of(id), device, id.text(), {}, {}};
 }
 
 // First the mapping's lock, whose holder is the VM to ask; then the claim; then what was recorded,
@@ -61,8 +62,8 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
   const std::vector<std::string> found = differences(mapping, claimed.lun);
   if (!found.empty()) return failed("mapping {}: {}", definition.rdm, found.front());
   const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(mapping.wwid), device, mapping.wwid.text(),
-                    std::move(open.lock)};
+  return DiskSource{std::move(claimed.fd), label_of(mapping.wwid), device,
+                    mapping.wwid.text(),   std::move(open.lock),   {}};
 }
 
 Result<DiskSource> open_source(const DiskDefinition& definition,
@@ -71,12 +72,22 @@ Result<DiskSource> open_source(const DiskDefinition& definition,
   return definition.rdm.empty() ? open_lun(definition, before) : open_mapped(definition, before);
 }
 
+Result<DiskSource> open_and_examine(const DiskDefinition& definition,
+                                    const std::vector<DiskSource>& before) {
+  DiskSource source = TRY(open_source(definition, before));
+  source.facts = TRY(FileDevice::examine({.fd = source.fd.get(),
+                                          .label = source.label,
+                                          .read_only = definition.read_only,
+                                          .discard = definition.discard}));
+  return source;
+}
+
 }  // namespace
 
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks) {
   std::vector<DiskSource> sources;
   sources.reserve(disks.size());
-  for (const DiskDefinition& disk : disks) sources.push_back(TRY(open_source(disk, sources)));
+  for (const DiskDefinition& disk : disks) sources.push_back(TRY(open_and_examine(disk, sources)));
   return sources;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "blockdev/file_facts.h"
 #include "cli/definition.h"
 
 namespace plumb {
@@ -18,6 +19,7 @@ struct DiskSource {
   std::string device;  // the path behind it now: "/dev/sdb", "/srv/root.img"
   std::string wwn;     // of a LUN
   UniqueFd mapping;    // the lock of the mapping file; none without one
+  FileFacts facts;     // of what `fd` is
 };
 
 // Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims

@@ -21,11 +21,11 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/message_socket.h"
 #include "base/unix_socket.h"
 #include "cli/exit_code.h"
 #include "cli/sandbox.h"
 #include "rdm/reservation_broker.h"
-#include "rdm/reservation_socket.h"
 
 namespace plumb {
 namespace {
@@ -126,8 +126,8 @@ Result<bool> serve_one(ReservationBroker& broker, int connection, const std::str
   const ReceivedMessage message = TRY(receive_message(connection, kReservationMessageLimit));
   if (message.bytes.empty()) return false;
   const ReservationRequest request = TRY(decode_request(message.bytes));
-  if (!message.fd) return failed("a request comes without the LUN's descriptor");
-  const ReservationReply reply = broker.serve(request, message.fd.get(), peer);
+  if (message.fds.empty()) return failed("a request comes without the LUN's descriptor");
+  const ReservationReply reply = broker.serve(request, message.fds.front().get(), peer);
   return send_message(connection, encode_reply(reply)).ok();
 }
 

@@ -69,11 +69,9 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
     open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
     if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
   }
-  std::unique_ptr<FileDevice> device = TRY(FileDevice::open({.fd = std::move(source.fd),
-                                                             .label = source.label,
-                                                             .read_only = disk.read_only,
-                                                             .discard = disk.discard},
-                                                            *open.thread));
+  auto device = std::make_unique<FileDevice>(
+      FileDevice::Config{.fd = std::move(source.fd), .label = source.label}, source.facts,
+      *open.thread);
   Disk::Config config{.id = disk.id, .serial = disk.serial};
   config.cache = disk.cache == "writeback" ? CacheMode::kWriteback : CacheMode::kWritethrough;
   config.on_error = disk.on_error == "pause" ? ErrorPolicy::kPause : ErrorPolicy::kReport;

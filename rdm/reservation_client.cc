@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/message_socket.h"
 #include "base/unix_socket.h"
-#include "rdm/reservation_socket.h"
 
 namespace plumb {
 namespace {
@@ -36,7 +36,7 @@ Result<ReservationReply> ReservationClient::execute(int lun_fd, std::span<const 
 
 Result<> ReservationClient::send(const std::vector<std::byte>& message, int lun_fd) {
   if (connection_) {
-    Result<> sent = send_message(connection_.get(), message, lun_fd);
+    Result<> sent = send_message(connection_.get(), message, {&lun_fd, 1});
     if (sent || !peer_gone(sent.error())) return sent;
   }
   Result<UniqueFd> connection = connect_unix(socket_path_, SOCK_SEQPACKET, timeout_ms_);
@@ -46,7 +46,7 @@ Result<> ReservationClient::send(const std::vector<std::byte>& message, int lun_
                     socket_path_);
   }
   connection_ = std::move(connection).value();
-  Result<> sent = send_message(connection_.get(), message, lun_fd);
+  Result<> sent = send_message(connection_.get(), message, {&lun_fd, 1});
   // A broker with too many clients closes at once, but leaves a message that says so.
   if (!sent && peer_gone(sent.error())) return {};
   return sent;

@@ -12,9 +12,9 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/message_socket.h"
 #include "base/unix_socket.h"
 #include "rdm/fake_pr_command.h"
-#include "rdm/reservation_socket.h"
 #include "tests/temporary_folder.h"
 
 namespace plumb {
@@ -79,7 +79,7 @@ TEST_CASE("the broker gets the command, the parameters and the descriptor; the c
     const UniqueFd connection = accept_one(listener);
     const ReceivedMessage message = next_request(connection);
     Result<ReservationRequest> request = decode_request(message.bytes);
-    ENSURE(request.ok() && ::fstat(message.fd.get(), &device) == 0);
+    ENSURE(request.ok() && ::fstat(message.fds.at(0).get(), &device) == 0);
     seen = std::move(request).value();
     answer(connection, {.status = ScsiStatus::kCheckCondition,
                         .sense = to_bytes({0x70, 0, 6}),
@@ -199,59 +199,6 @@ TEST_CASE("commands that are no PERSISTENT RESERVE are not sent") {
   CHECK_THAT(error_of(client.execute(0, cdb, {})), Catch::Contains("CDB of 6 bytes"));
   const std::vector<std::byte> much(kReservationDataLimit + 1);
   CHECK_THAT(error_of(client.execute(0, pr_out_cdb(0), much)), Catch::Contains("8193"));
-}
-
-TEST_CASE("a message with several descriptors is refused, and they are closed") {
-  int ends[2];
-  REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
-  const UniqueFd one(ends[0]);
-  const UniqueFd other(ends[1]);
-  for (const int count : {2, 3, 200}) {
-    int pipe_ends[2];
-    REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
-    UniqueFd reader(pipe_ends[0]);
-    std::vector<char> control(CMSG_SPACE(sizeof(int) * static_cast<size_t>(count)));
-    char byte = 'x';
-    iovec content{.iov_base = &byte, .iov_len = 1};
-    msghdr header{};
-    header.msg_iov = &content;
-    header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    cmsghdr* part = CMSG_FIRSTHDR(&header);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int) * static_cast<size_t>(count));
-    for (int i = 0; i < count; ++i) {
-      std::memcpy(CMSG_DATA(part) + static_cast<size_t>(i) * sizeof(int), &pipe_ends[1],
-                  sizeof(int));
-    }
-    REQUIRE(::sendmsg(one.get(), &header, 0) == 1);
-    ::close(pipe_ends[1]);
-    Result<ReceivedMessage> message = receive_message(other.get(), 64);
-    REQUIRE_FALSE(message.ok());
-    CHECK(message.error().message == "a message comes with more than one descriptor");
-    // No writer is left: the pipe is at its end.
-    CHECK(::read(reader.get(), &byte, 1) == 0);
-  }
-}
-
-TEST_CASE("a message that is too long is refused, and the next one is whole") {
-  int ends[2];
-  REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
-  const UniqueFd one(ends[0]);
-  UniqueFd other(ends[1]);
-  const std::vector<std::byte> message(65);
-  REQUIRE(send_message(one.get(), message).ok());
-  REQUIRE(send_message(one.get(), to_bytes({1, 2})).ok());
-  CHECK_FALSE(receive_message(other.get(), 64).ok());
-  Result<ReceivedMessage> next = receive_message(other.get(), 64);
-  REQUIRE(next.ok());
-  CHECK(next->bytes == to_bytes({1, 2}));
-  other.reset();
-  Result<> closed = send_message(one.get(), message);
-  REQUIRE_FALSE(closed.ok());
-  CHECK(closed.error().os_errno == EPIPE);
 }
 
 }  // namespace plumb

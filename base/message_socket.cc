@@ -1,4 +1,4 @@
-#include "rdm/reservation_socket.h"
+#include "base/message_socket.h"
 
 #include <sys/socket.h>
 
@@ -8,11 +8,8 @@
 namespace plumb {
 namespace {
 
-// The kernel aligns: where one descriptor fits, it may put two.
-constexpr size_t kControlBytes = CMSG_SPACE(sizeof(int));
-
 struct alignas(cmsghdr) Control {
-  char bytes[kControlBytes] = {};
+  char bytes[CMSG_SPACE(kMaxMessageFds * sizeof(int))] = {};
 };
 
 std::vector<UniqueFd> take_descriptors(msghdr& header) {
@@ -31,21 +28,21 @@ std::vector<UniqueFd> take_descriptors(msghdr& header) {
 
 }  // namespace
 
-Result<> send_message(int socket, std::span<const std::byte> message, int fd) {
-  ENSURE(!message.empty());
+Result<> send_message(int socket, std::span<const std::byte> message, std::span<const int> fds) {
+  ENSURE(!message.empty() && fds.size() <= kMaxMessageFds);
   iovec content{.iov_base = const_cast<std::byte*>(message.data()), .iov_len = message.size()};
   msghdr header{};
   header.msg_iov = &content;
   header.msg_iovlen = 1;
   Control control;
-  if (fd >= 0) {
+  if (!fds.empty()) {
     header.msg_control = control.bytes;
-    header.msg_controllen = sizeof(control.bytes);
+    header.msg_controllen = CMSG_SPACE(fds.size_bytes());
     cmsghdr* part = CMSG_FIRSTHDR(&header);
     part->cmsg_level = SOL_SOCKET;
     part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(part), &fd, sizeof(int));
+    part->cmsg_len = CMSG_LEN(fds.size_bytes());
+    std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
   }
   ssize_t sent = -1;
   do {
@@ -55,7 +52,7 @@ Result<> send_message(int socket, std::span<const std::byte> message, int fd) {
   return {};
 }
 
-Result<ReceivedMessage> receive_message(int socket, size_t limit_bytes) {
+Result<ReceivedMessage> receive_message(int socket, size_t limit_bytes, size_t max_fds) {
   ReceivedMessage message;
   message.bytes.resize(limit_bytes);
   iovec content{.iov_base = message.bytes.data(), .iov_len = limit_bytes};
@@ -70,15 +67,14 @@ Result<ReceivedMessage> receive_message(int socket, size_t limit_bytes) {
     received = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
   } while (received < 0 && errno == EINTR);
   if (received < 0) return os_error(errno, "no message can be received");
-  std::vector<UniqueFd> descriptors = take_descriptors(header);
+  message.fds = take_descriptors(header);
   if ((header.msg_flags & MSG_TRUNC) != 0) {
     return failed("a message is longer than the {} bytes it may have", limit_bytes);
   }
-  if ((header.msg_flags & MSG_CTRUNC) != 0 || descriptors.size() > 1) {
-    return failed("a message comes with more than one descriptor");
+  if ((header.msg_flags & MSG_CTRUNC) != 0 || message.fds.size() > max_fds) {
+    return failed("a message comes with more than {} descriptors", max_fds);
   }
   message.bytes.resize(static_cast<size_t>(received));
-  if (!descriptors.empty()) message.fd = std::move(descriptors.front());
   return message;
 }
 

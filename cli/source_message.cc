@@ -1,0 +1,92 @@
+#include "cli/source_message.h"
+
+#include <bit>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace plumb {
+namespace {
+
+using Json = nlohmann::json;
+
+Json facts_to_json(const FileFacts& facts) {
+  const BlockInfo& info = facts.info;
+  return {{"size_bytes", info.size_bytes},
+          {"logical_block_size", info.logical_block_size},
+          {"physical_block_size", info.physical_block_size},
+          {"optimal_io_size", info.optimal_io_size},
+          {"memory_alignment", info.memory_alignment},
+          {"max_discard_bytes", info.max_discard_bytes},
+          {"discard_granularity", info.discard_granularity},
+          {"max_write_zeroes_bytes", info.max_write_zeroes_bytes},
+          {"read_only", info.read_only},
+          {"volatile_cache", info.volatile_cache},
+          {"block_device", facts.block_device},
+          {"shared_flush_depth", facts.shared_flush_depth}};
+}
+
+FileFacts facts_from_json(const Json& json) {
+  FileFacts facts;
+  BlockInfo& info = facts.info;
+  json.at("size_bytes").get_to(info.size_bytes);
+  json.at("logical_block_size").get_to(info.logical_block_size);
+  json.at("physical_block_size").get_to(info.physical_block_size);
+  json.at("optimal_io_size").get_to(info.optimal_io_size);
+  json.at("memory_alignment").get_to(info.memory_alignment);
+  json.at("max_discard_bytes").get_to(info.max_discard_bytes);
+  json.at("discard_granularity").get_to(info.discard_granularity);
+  json.at("max_write_zeroes_bytes").get_to(info.max_write_zeroes_bytes);
+  json.at("read_only").get_to(info.read_only);
+  json.at("volatile_cache").get_to(info.volatile_cache);
+  json.at("block_device").get_to(facts.block_device);
+  json.at("shared_flush_depth").get_to(facts.shared_flush_depth);
+  return facts;
+}
+
+// What the block layer divides by, or rounds with.
+Result<> check(const FileFacts& facts) {
+  const BlockInfo& info = facts.info;
+  const uint32_t block = info.logical_block_size;
+  const bool good = (block == 512 || block == 4096) && info.size_bytes > 0 &&
+                    info.size_bytes % block == 0 && info.physical_block_size >= block &&
+                    std::has_single_bit(info.memory_alignment);
+  if (good) return {};
+  return failed("a disk of {} bytes in blocks of {} was handed over, which cannot be",
+                info.size_bytes, block);
+}
+
+}  // namespace
+
+Json source_to_json(const DiskSource& source) {
+  return {{"label", source.label},
+          {"device", source.device},
+          {"wwn", source.wwn},
+          {"facts", facts_to_json(source.facts)}};
+}
+
+std::vector<int> source_fds(const DiskSource& source) {
+  std::vector<int> fds{source.fd.get()};
+  if (source.mapping) fds.push_back(source.mapping.get());
+  return fds;
+}
+
+Result<DiskSource> source_from_json(const Json& json, std::vector<UniqueFd> fds) {
+  if (fds.empty() || fds.size() > kSourceFds) {
+    return failed("a disk was handed over with {} descriptors", fds.size());
+  }
+  DiskSource source;
+  try {
+    json.at("label").get_to(source.label);
+    json.at("device").get_to(source.device);
+    json.at("wwn").get_to(source.wwn);
+    source.facts = facts_from_json(json.at("facts"));
+  } catch (const Json::exception& error) {
+    return failed("a disk was handed over by a message that cannot be read: {}", error.what());
+  }
+  TRY(check(source.facts));
+  source.fd = std::move(fds.front());
+  if (fds.size() > 1) source.mapping = std::move(fds.back());
+  return source;
+}
+
+}  // namespace plumb
