@@ -12,7 +12,6 @@ namespace {
 
 using State = LunFinding::State;
 
-constexpr std::chrono::seconds kLookEvery{1};
 constexpr unsigned kMaxFruitless = 3;
 
 // What the block layer says when it is the way to the LUN that failed, or may be: EIO has many
@@ -242,7 +241,7 @@ std::string LunRecovery::trouble() const {
 
 void LunRecovery::set_tick() {
   if (std::exchange(ticking_, true)) return;
-  timer_.expires_after(kLookEvery);
+  timer_.expires_after(config_.look_every);
   timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();
   });

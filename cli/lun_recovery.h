@@ -34,6 +34,7 @@ class LunRecovery {
     std::function<void(const std::string& kind, const std::string& disk, const std::string& what)>
         event;
     std::function<void()> trouble_changed;  // trouble() has begun, ended, or reads otherwise
+    std::chrono::milliseconds look_every{1000};
   };
   // Keeps all the LUNs of `config.disks`, which outlives this.
   LunRecovery(boost::asio::io_context& context, Config config);
