@@ -23,6 +23,8 @@ struct ScsiSense {
   bool operator==(const ScsiSense&) const = default;
 };
 
+inline constexpr uint8_t kUnitAttention = 0x06;  // a sense key
+
 namespace sense {
 inline constexpr ScsiSense kNone{0x00, 0x00, 0x00};
 inline constexpr ScsiSense kInvalidOperation{0x05, 0x20, 0x00};
