@@ -7,16 +7,42 @@
 #include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
 #include "rdm/mapping_file.h"
+#include "rdm/transfer_limit.h"
 
 namespace plumb {
 namespace {
 
 Result<DiskSource> open_image(const DiskDefinition& definition) {
   UniqueFd fd = TRY(open_image_file({definition.image, definition.read_only}));
-  return DiskSource{std::move(fd), "image " + definition.image, definition.image, {}, {}};
+  DiskSource source;
+  source.fd = std::move(fd);
+  source.label = "image " + definition.image;
+  source.device = definition.image;
+  return source;
 }
 
-std::string label_of(const LunId& id) { return "LUN " + id.text(); }
+// Connects while the process still may; what a reservation needs it for comes later, or never.
+ReservationClient::Connect connect_now() {
+  Result<UniqueFd> connection = connect_to_broker();
+  return [connection = std::move(connection)]() mutable -> Result<UniqueFd> {
+    if (!connection) return connection.error();
+    if (connection->valid()) return std::move(connection).value();
+    return make_error(ErrorKind::kNotFound,
+                      "the reservation broker has ended since this VM was started, which connects "
+                      "to it at its start only");
+  };
+}
+
+DiskSource source_of(const DiskDefinition& definition, const LunResolver& resolver,
+                     ClaimedLun claimed) {
+  DiskSource source;
+  source.fd = std::move(claimed.fd);
+  source.wwn = claimed.lun.id.text();
+  source.label = "LUN " + source.wwn;
+  source.device = resolver.device_path(claimed.lun);
+  if (definition.bus == "scsi") source.to_broker = connect_now();
+  return source;
+}
 
 // `before` are the VM's other disks: a LUN that it has already would be refused as somebody's whom
 // nobody can see, or, when it is shared, not at all.
@@ -36,8 +62,7 @@ Result<DiskSource> open_lun(const DiskDefinition& definition,
       resolver, id,
       {.read_only = definition.read_only, .allow_weak_identity = definition.allow_weak_identity},
       before));
-  const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(id), device, id.text(), {}};
+  return source_of(definition, resolver, std::move(claimed));
 }
 
 // First the mapping's lock, whose holder is the VM to ask; then the claim; then what was recorded,
@@ -47,10 +72,11 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
   const LunResolver resolver;
   OpenMapping open = TRY(open_mapping(definition.rdm));
   const MappingFile& mapping = open.mapping;
-  if (mapping.mode == MappingMode::kPhysical) {
-    return failed(
-        "mapping {} has the mode physical, which is not yet supported: create the mapping with "
-        "--mode virtual",
+  const bool physical = mapping.mode == MappingMode::kPhysical;
+  if (physical && definition.bus != "scsi") {
+    return usage_error(
+        "mapping {} has the mode physical: its LUN takes the guest's SCSI commands, so the disk "
+        "needs bus=scsi",
         definition.rdm);
   }
   ClaimedLun claimed = TRY(claim_once(resolver, mapping.wwid,
@@ -60,9 +86,18 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
                                       before));
   const std::vector<std::string> found = differences(mapping, claimed.lun);
   if (!found.empty()) return failed("mapping {}: {}", definition.rdm, found.front());
-  const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(mapping.wwid), device, mapping.wwid.text(),
-                    std::move(open.lock)};
+  uint64_t limit_bytes = 0;
+  if (physical) {
+    Result<uint64_t> limit = transfer_limit(claimed.lun);
+    if (!limit) {
+      return failed("mapping {} has the mode physical: {}", definition.rdm, limit.error().message);
+    }
+    limit_bytes = *limit;
+  }
+  DiskSource source = source_of(definition, resolver, std::move(claimed));
+  source.mapping = std::move(open.lock);
+  source.transfer_limit_bytes = limit_bytes;
+  return source;
 }
 
 Result<DiskSource> open_source(const DiskDefinition& definition,

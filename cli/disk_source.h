@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "cli/definition.h"
+#include "rdm/reservation_client.h"
 
 namespace plumb {
 
@@ -18,11 +19,18 @@ struct DiskSource {
   std::string device;  // the path behind it now: "/dev/sdb", "/srv/root.img"
   std::string wwn;     // of a LUN
   UniqueFd mapping;    // the lock of the mapping file; none without one
+
+  // Of a LUN on the SCSI bus.
+  ReservationClient::Connect to_broker;  // a connection made now: later the process may not
+  uint64_t transfer_limit_bytes = 0;     // in physical mode: of one SCSI command; else 0
+
+  bool physical() const { return transfer_limit_bytes > 0; }
 };
 
 // Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims
 // the LUN. A LUN that is not what its mapping recorded (smaller, other blocks, another serial
-// number) is refused, and one that is two of the disks.
+// number) is refused, one that is two of the disks, and in physical mode one that takes no SCSI
+// commands or is not on the SCSI bus.
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks);
 
 }  // namespace plumb

@@ -128,6 +128,7 @@ constexpr int kAllowed[] = {
 
 constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
                                      BLKGETSIZE64,               // a LUN that grew
+                                     SG_IO,                      // a LUN in physical mode
                                      TUNSETOFFLOAD,              // a network driver that starts
                                      TCGETS,        TCSETS,
                                      TCSETSW,       TCSETSF,  // the terminal, put back at the end
@@ -217,14 +218,17 @@ bool have_landlock() {
 
 Result<> drop_capabilities() { return set_capabilities(0); }
 
-Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock) {
+Result<> keep_only_raw_io() { return set_capabilities(1U << CAP_SYS_RAWIO); }
+
+Result<> give_up_privileges(const std::string& runtime_folder, KeptCapabilities kept) {
   TRY(refuse_new_privileges());
   TRY(restrict_file_system(
       {{runtime_folder, LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE},
        {"/sys", kReadRights},
        {"/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE},
        {kSanitized ? "/proc" : "/proc/sys/kernel", kReadRights}}));
-  return set_capabilities(keep_memory_lock ? 1U << CAP_IPC_LOCK : 0);
+  return set_capabilities((kept.memory_lock ? 1U << CAP_IPC_LOCK : 0) |
+                          (kept.raw_io ? 1U << CAP_SYS_RAWIO : 0));
 }
 
 Result<> give_up_broker_privileges() {

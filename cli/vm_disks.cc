@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "base/size.h"
 #include "blockdev/file_device.h"
 #include "blockdev/io_engine.h"
+#include "blockdev/scsi_disk.h"
 #include "cli/disk_metrics.h"
 
 namespace plumb {
@@ -27,6 +29,20 @@ std::string describe(const DiskError& error, const std::string& id, const std::s
   if (error.unspoken > 0) text += fmt::format(" (and {} errors before it)", error.unspoken);
   if (error.stopped) text += "; the VM is paused, `plumb resume` tries again";
   return text;
+}
+
+// A LUN shows its own name, so that what looks for it by that finds it in the guest too.
+ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
+  ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
+  identity.serial = serial;
+  constexpr std::string_view kNaa = "naa.";
+  if (!wwn.starts_with(kNaa)) return identity;
+  for (size_t at = kNaa.size(); at + 1 < wwn.size(); at += 2) {
+    uint8_t byte = 0;
+    std::from_chars(wwn.data() + at, wwn.data() + at + 2, byte, 16);
+    identity.naa.push_back(byte);
+  }
+  return identity;
 }
 
 }  // namespace
@@ -69,6 +85,10 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
     open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
     if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
   }
+  if (disk.bus == "scsi" && !source.wwn.empty()) {
+    open.lun = TRY(LunAccess::open(source, disk.id, *open.thread));
+  }
+  const char* mode = source.physical() ? "physical, " : "";
   std::unique_ptr<FileDevice> device = TRY(FileDevice::open({.fd = std::move(source.fd),
                                                              .label = source.label,
                                                              .read_only = disk.read_only,
@@ -84,7 +104,7 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
     failed(id, describe(error, id, label), error.stopped);
   };
   open.disk = std::make_unique<Disk>(std::move(config), std::move(device), *open.thread);
-  log::info("disk {}: {} at {}, {}, {}, {} ({})", disk.id, open.label, open.device,
+  log::info("disk {}: {} at {}, {}{}, {}, {} ({})", disk.id, open.label, open.device, mode,
             format_size(open.disk->info().size_bytes), disk.cache, open.thread->engine_name(),
             open.thread->engine_reason());
   disks_.push_back(std::move(open));
@@ -98,6 +118,13 @@ Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSo
     TRY(disks.open_one(definition, definition.disks[i], std::move(sources[i]), failed, decorate));
   }
   return disks;
+}
+
+std::unique_ptr<ScsiLun> VmDisks::make_scsi_unit(size_t index) {
+  Open& open = disks_[index];
+  ScsiIdentity identity = scsi_identity(open.definition->serial, open.wwn);
+  if (open.lun != nullptr) return open.lun->make_unit(*open.disk, std::move(identity));
+  return std::make_unique<ScsiDisk>(*open.disk, std::move(identity));
 }
 
 Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {

@@ -15,6 +15,7 @@
 #include "blockdev/io_thread.h"
 #include "cli/definition.h"
 #include "cli/disk_source.h"
+#include "cli/lun_access.h"
 #include "vmm/guest_memory.h"
 
 namespace plumb {
@@ -36,8 +37,8 @@ class VmDisks {
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
   const DiskDefinition& definition_of(size_t index) const { return *disks_[index].definition; }
-  // "" for an image.
-  const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
+  // The logical unit of a disk on the SCSI bus, as a new guest sees it.
+  std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
   // Of the disks on the SCSI bus: they share one; nullptr without any.
   IoThread* scsi_thread() { return scsi_thread_; }
 
@@ -70,6 +71,7 @@ class VmDisks {
     UniqueFd image;      // to grow it; none for a LUN
     UniqueFd mapping;    // the lock of a mapping file; none without one
     IoThread* thread = nullptr;
+    std::unique_ptr<LunAccess> lun;  // of a LUN on the SCSI bus
     std::unique_ptr<Disk> disk;
   };
   Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,

@@ -8,7 +8,6 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <charconv>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,7 +16,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "blockdev/scsi_disk.h"
+#include "blockdev/scsi_lun.h"
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
 #include "cli/runtime_folder.h"
@@ -59,20 +58,6 @@ void allow_locked_memory() {
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_MEMLOCK, &limit);
-}
-
-// A LUN shows its own name, so that what looks for it by that finds it in the guest too.
-ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
-  ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
-  identity.serial = serial;
-  constexpr std::string_view kNaa = "naa.";
-  if (!wwn.starts_with(kNaa)) return identity;
-  for (size_t at = kNaa.size(); at + 1 < wwn.size(); at += 2) {
-    uint8_t byte = 0;
-    std::from_chars(wwn.data() + at, wwn.data() + at + 2, byte, 16);
-    identity.naa.push_back(byte);
-  }
-  return identity;
 }
 
 class VmProcess {
@@ -121,7 +106,7 @@ class VmProcess {
   boost::asio::io_context context_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
-  std::vector<std::unique_ptr<ScsiDisk>> scsi_luns_;  // of this boot
+  std::vector<std::unique_ptr<ScsiLun>> scsi_luns_;  // of this boot
   std::unique_ptr<Vm> vm_;
   EventLog events_;
   std::string pause_reason_;
@@ -143,7 +128,9 @@ VmProcess::~VmProcess() {
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
   TRY(open_host_parts());
-  TRY(give_up_privileges(RuntimePaths(definition_.name).folder, definition_.registered_memory));
+  TRY(give_up_privileges(RuntimePaths(definition_.name).folder,
+                         {.memory_lock = definition_.registered_memory,
+                          .raw_io = std::ranges::any_of(sources_, &DiskSource::physical)}));
   TRY(start_disks());
   // A ring may register memory if the thread that made it was allowed to.
   TRY(disks_->on_each_thread(drop_capabilities));
@@ -263,10 +250,8 @@ Result<> VmProcess::add_devices(Vm& vm) {
 std::unique_ptr<VirtioDevice> VmProcess::make_scsi_host(uint16_t queues) {
   auto host = std::make_unique<VirtioScsi>(*disks_->scsi_thread(), queues);
   for (size_t i = 0; i < disks_->count(); ++i) {
-    const DiskDefinition& disk = disks_->definition_of(i);
-    if (disk.bus != "scsi") continue;
-    scsi_luns_.push_back(
-        std::make_unique<ScsiDisk>(disks_->at(i), scsi_identity(disk.serial, disks_->wwn_of(i))));
+    if (disks_->definition_of(i).bus != "scsi") continue;
+    scsi_luns_.push_back(disks_->make_scsi_unit(i));
     host->add_target(static_cast<uint8_t>(scsi_luns_.size() - 1), *scsi_luns_.back());
   }
   return host;

@@ -7,13 +7,7 @@ read -r device wwn < <(lio_lun data 64M)
 # failures FILE: SUITE.TEST of the suite's report, sorted.
 failures() { tr -d '\r' <"$1" | sed -nE 's/^Suite (.*), Test (.*) had failures:.*$/\1.\2/p' | sort; }
 
-mkdir -p "$work/scsi.fs/bin"
-suite=$(command -v iscsi-test-cu)
-cp "$suite" "$work/scsi.fs/bin/"
-ldd "$suite" | grep -o '/[^ ]*' | while read -r library; do
-  mkdir -p "$work/scsi.fs$(dirname "$library")"
-  cp -L "$library" "$work/scsi.fs$library"
-done
+guest_programs scsi iscsi-test-cu
 initrd=$(scsi_guest_initrd scsi <<'SCRIPT'
 while [ ! -b /dev/sda ]; do :; done # it appears in the background
 iscsi-test-cu -n -d -t SCSI /dev/sda

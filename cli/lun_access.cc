@@ -1,0 +1,52 @@
+#include "cli/lun_access.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "blockdev/scsi_disk.h"
+#include "cli/sandbox.h"
+#include "rdm/scsi_passthrough.h"
+
+namespace plumb {
+namespace {
+
+// Commands at a LUN that are no plain transfers: those of all its guest's vCPUs together.
+constexpr unsigned kSenders = 4;
+
+Result<UniqueFd> duplicate(const DiskSource& source) {
+  UniqueFd fd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return os_error(errno, "{} cannot be used twice", source.label);
+  return fd;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LunAccess>> LunAccess::open(DiskSource& source, const std::string& disk_id,
+                                                   IoThread& thread) {
+  std::unique_ptr<LunAccess> made(new LunAccess());
+  UniqueFd for_broker = TRY(duplicate(source));
+  made->reservations_ = TRY(LunReservations::start(
+      {.disk = disk_id, .lun = std::move(for_broker), .connect = std::move(source.to_broker)},
+      thread));
+  made->transfer_limit_bytes_ = source.transfer_limit_bytes;
+  if (!source.physical()) return made;
+  made->transport_ = std::make_unique<SgTransport>(TRY(duplicate(source)));
+  made->senders_ = TRY(WorkerThreads::start({.name = ("lun-" + disk_id).substr(0, 15),
+                                             .threads = kSenders,
+                                             .at_start = keep_only_raw_io}));
+  return made;
+}
+
+std::unique_ptr<ScsiLun> LunAccess::make_unit(Disk& disk, ScsiIdentity identity) {
+  if (transport_ == nullptr) {
+    return std::make_unique<ScsiDisk>(disk, std::move(identity), reservations_.get());
+  }
+  return std::make_unique<ScsiPassthrough>(
+      disk, *transport_, *senders_,
+      ScsiPassthrough::Config{.max_transfer_bytes = transfer_limit_bytes_,
+                              .reservations = reservations_.get()});
+}
+
+}  // namespace plumb

@@ -1,0 +1,76 @@
+# shellcheck shell=bash
+# limit: 240
+# LUNs in physical mode: they answer a guest as they answer the host, but for what is changed on purpose; what may harm
+# them is refused, and changes nothing; reservations reach them through the broker, and conflicts the guest.
+read -r device wwn < <(lio_lun data 32M)
+read -r fixed fixed_wwn < <(lio_lun fixed 16M)
+read -r _ held_wwn < <(lio_lun held 16M)
+for lun in "$device" "$fixed"; do dd if=<(yes "of the host") of="$lun" bs=1M count=16 iflag=fullblock oflag=direct status=none; done
+sum() { head -c 8M "$1" | sha256sum; }
+before="$(sum "$device") $(sum "$fixed")"
+plumb rdm create "$work/data.rdm" --wwn "$wwn" --mode physical
+plumb rdm create "$work/fixed.rdm" --wwn "$fixed_wwn" --mode physical
+plumb-pr-broker --socket /run/plumb-pr-broker.sock 2>"$logs/broker.log" &
+expect_line "$logs/broker.log" "serves" 30
+
+guest_programs physical sg_raw sg_persist
+# What is asked on both sides. sg_raw's exit status: 0 good, 5 illegal request, 7 data protect, 9 no such operation.
+cat >"$work/physical.fs/questions" <<'SCRIPT'
+ask() { name=$1; shift; echo "$name $(sg_raw -b -r 252 $disk "$@" 2>/dev/null | od -An -v -tx1 | tr -d '\n')"; }
+disk=$1
+ask inquiry 12 00 00 00 fc 00
+for page in 00 80 83 b0 b1 b2; do ask page-$page 12 01 $page 00 fc 00; done
+ask capacity-10 25 00 00 00 00 00 00 00 00 00
+ask capacity-16 9e 10 00 00 00 00 00 00 00 00 00 00 00 20 00 00
+ask mode-6 1a 00 3f 00 fc 00
+ask mode-10 5a 00 3f 00 00 00 00 00 fc 00
+ask codes a3 0c 00 00 00 00 00 00 00 fc 00 00
+SCRIPT
+initrd=$(scsi_guest_initrd physical <<SCRIPT
+find() { while :; do for at in /sys/block/sd*; do [ "\$(cat \$at/device/wwid 2>/dev/null)" = \$1 ] && echo /dev/\${at##*/} && return; done; done; }
+data=\$(find $wwn) fixed=\$(find $fixed_wwn) held=\$(find $held_wwn)
+sh /questions \$data | sed 's/^/ASKED /'
+raw() { name=\$1; shift; status=0; sg_raw "\$@" >/dev/null 2>&1 || status=\$?; echo "RAW \$name \$status"; }
+head -c 1024 /dev/zero >/zeroes
+printf '\\0\\26\\0\\20\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\200\\0\\0\\0\\0' >/unmap
+for disk in \$data \$fixed; do
+  raw format \$disk 04 00 00 00 00 00
+  raw copy -s 24 -i /zeroes \$disk 83 00 00 00 00 00 00 00 00 00 00 00 00 18 00 00
+  raw write-buffer -s 24 -i /zeroes \$disk 3b 02 00 00 00 00 00 00 18 00
+  raw mode-select -s 24 -i /zeroes \$disk 15 10 00 00 18 00
+done
+raw fixed-unmap -s 24 -i /unmap \$fixed 42 00 00 00 00 00 00 00 18 00
+raw fixed-write-same -s 512 -i /zeroes \$fixed 41 00 00 00 00 00 00 00 08 00
+echo "FIXED \$(cat /sys/block/\${fixed#/dev/}/ro)"
+# At 12 MiB, where nothing is compared.
+printf '\\0\\26\\0\\20\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\140\\0\\0\\0\\0\\200\\0\\0\\0\\0' >/unmap
+raw unmap -s 24 -i /unmap \$data 42 00 00 00 00 00 00 00 18 00
+raw compare-and-write -s 1024 -i /zeroes \$data 89 00 00 00 00 00 00 00 60 00 00 00 00 01 00 00
+raw compare-other -s 1024 -i /zeroes \$data 89 00 00 00 00 00 00 00 00 00 00 00 00 01 00 00
+while dd if=/dev/zero of=\$held bs=4k count=1 oflag=direct 2>/conflict; do :; done # until another host reserves it
+echo "CONFLICT \$(grep dd: /conflict)"
+sg_persist --in --read-keys \$held | grep 0x | sed 's/^ */HELD /'
+sg_persist --out --register --param-sark=0xa1 \$data >/dev/null && echo REGISTERED
+sg_persist --out --reserve --param-rk=0xa1 --prout-type=5 \$data >/dev/null && echo RESERVED
+dd if=/zeroes of=\$data bs=512 count=2 seek=24576 oflag=direct 2>/dev/null && echo WROTE
+SCRIPT
+)
+guest=(--memory 256M --console virtio --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline")
+status=0
+plumb run --name physical "${guest[@]}" --rdm "$work/data.rdm" </dev/null 2>"$logs/refused" || status=$?
+check "physical mode is for the SCSI bus" grep -q "has the mode physical: .*needs bus=scsi" "$logs/refused"
+start_guest physical "${guest[@]}" --rdm "$work/data.rdm,id=data,bus=scsi" \
+  --rdm "$work/fixed.rdm,id=fixed,bus=scsi,read-only" --lun "$held_wwn,id=held,bus=scsi"
+# Another host's view of the LUNs, after the claims, which would refuse two ways without a multipath map.
+expect_line "$logs/physical.console" "^ASKED codes" 100
+other=$(lio_path data second)
+holder=$(lio_path held second)
+sg_persist --out --register --param-sark=0xb2 "$holder" >"$logs/sg"
+sg_persist --out --reserve --param-rk=0xb2 --prout-type=5 "$holder" >"$logs/sg"
+guest_ends physical 0 100
+tr -d '\r' <"$logs/physical.console" >"$work/console"
+cat "$work/console" "$logs/physical.errors"
+bash "$work/physical.fs/questions" "$device" >"$work/host.answers"
+sed -n 's/^ASKED //p' "$work/console" >"$work/guest.answers"
+diff "$work/host.answers" "$work/guest.answers" || true
+cat "$logs/broker.log"
