@@ -8,7 +8,7 @@
 
 namespace plumb {
 
-Result<std::unique_ptr<WorkerThreads>> WorkerThreads::start(Config config) {
+Result<std::unique_ptr<WorkerThreads>> WorkerThreads::start(const Config& config) {
   std::unique_ptr<WorkerThreads> workers(new WorkerThreads());
   TRY(workers->start_threads(config));
   return workers;

@@ -30,7 +30,7 @@ class WorkerThreads {
   };
 
   // Errors: no thread can be made; at_start's.
-  static Result<std::unique_ptr<WorkerThreads>> start(Config config);
+  static Result<std::unique_ptr<WorkerThreads>> start(const Config& config);
   // Waits for what runs; nothing may be waiting.
   ~WorkerThreads();
   WorkerThreads(const WorkerThreads&) = delete;

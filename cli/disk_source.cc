@@ -40,6 +40,7 @@ DiskSource source_of(const DiskDefinition& definition, const LunResolver& resolv
   source.wwn = claimed.lun.id.text();
   source.label = "LUN " + source.wwn;
   source.device = resolver.device_path(claimed.lun);
+  source.fua = claimed.lun.fua;
   if (definition.bus == "scsi") source.to_broker = connect_now();
   return source;
 }

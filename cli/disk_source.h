@@ -23,6 +23,7 @@ struct DiskSource {
   // Of a LUN on the SCSI bus.
   ReservationClient::Connect to_broker;  // a connection made now: later the process may not
   uint64_t transfer_limit_bytes = 0;     // in physical mode: of one SCSI command; else 0
+  bool fua = false;                      // the host's driver uses FUA
 
   bool physical() const { return transfer_limit_bytes > 0; }
 };

@@ -27,10 +27,13 @@ Result<std::unique_ptr<LunAccess>> LunAccess::open(DiskSource& source, const std
                                                    IoThread& thread) {
   std::unique_ptr<LunAccess> made(new LunAccess());
   UniqueFd for_broker = TRY(duplicate(source));
-  made->reservations_ = TRY(LunReservations::start(
-      {.disk = disk_id, .lun = std::move(for_broker), .connect = std::move(source.to_broker)},
-      thread));
+  made->reservations_ = TRY(LunReservations::start({.disk = disk_id,
+                                                    .lun = std::move(for_broker),
+                                                    .connect = std::move(source.to_broker),
+                                                    .at_start = drop_capabilities},
+                                                   thread));
   made->transfer_limit_bytes_ = source.transfer_limit_bytes;
+  made->fua_ = source.fua;
   if (!source.physical()) return made;
   made->transport_ = std::make_unique<SgTransport>(TRY(duplicate(source)));
   made->senders_ = TRY(WorkerThreads::start({.name = ("lun-" + disk_id).substr(0, 15),
@@ -46,6 +49,7 @@ std::unique_ptr<ScsiLun> LunAccess::make_unit(Disk& disk, ScsiIdentity identity)
   return std::make_unique<ScsiPassthrough>(
       disk, *transport_, *senders_,
       ScsiPassthrough::Config{.max_transfer_bytes = transfer_limit_bytes_,
+                              .fua = fua_,
                               .reservations = reservations_.get()});
 }
 

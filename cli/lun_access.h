@@ -29,8 +29,9 @@ class LunAccess {
  private:
   LunAccess() = default;
 
-  uint64_t transfer_limit_bytes_ = 0;  // 0: virtual mode
-  std::unique_ptr<SgTransport> transport_;
+  uint64_t transfer_limit_bytes_ = 0;
+  bool fua_ = false;
+  std::unique_ptr<SgTransport> transport_;  // none in virtual mode
   std::unique_ptr<WorkerThreads> senders_;
   std::unique_ptr<LunReservations> reservations_;
 };

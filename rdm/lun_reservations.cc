@@ -30,8 +30,10 @@ struct LunReservations::Work : ScsiWork, WorkerThreads::Job {
 };
 
 Result<std::unique_ptr<LunReservations>> LunReservations::start(Config config, IoThread& thread) {
+  const WorkerThreads::Config worker{.name = "reservations",
+                                     .at_start = std::move(config.at_start)};
   std::unique_ptr<LunReservations> made(new LunReservations(std::move(config), thread));
-  made->worker_ = TRY(WorkerThreads::start({.name = "reservations", .at_start = {}}));
+  made->worker_ = TRY(WorkerThreads::start(worker));
   return made;
 }
 

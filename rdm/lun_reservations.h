@@ -18,8 +18,10 @@ class LunReservations final : public ScsiReservations {
     std::string disk;  // for messages
     UniqueFd lun;      // open for writing, unless the guest may only read
     ReservationClient::Connect connect;
+    std::function<Result<>()>
+        at_start;  // on the new thread, which needs no privilege; may be empty
   };
-  // `thread`, that of the logical unit, outlives this. Errors: no thread can be made.
+  // `thread`, that of the logical unit, outlives this. Errors: no thread can be made; at_start's.
   static Result<std::unique_ptr<LunReservations>> start(Config config, IoThread& thread);
 
   // What the LUN answers, faithfully. Without the broker the command ends with 04/44/00 (internal

@@ -109,14 +109,22 @@ void ScsiPassthrough::execute(ScsiCommand& command) {
   fail(command, verdict.sense);
 }
 
-// The Disk does what is well-formed and lies on the medium as the host sees it; about the rest, and
-// reads that must come from the medium (FUA), the LUN is asked.
+// What the Disk does as the LUN would: it is well-formed, lies on the medium as the host sees it,
+// and is no read that must come from the medium (FUA).
+bool ScsiPassthrough::is_plain(const ScsiCommand& command, ScsiOperation& operation) const {
+  constexpr uint8_t kDpoFua = 0x18;
+  if (parse_cdb(command.cdb, geometry(), operation) != sense::kNone) return false;
+  if (operation.action == ScsiAction::kSynchronize) return true;
+  if (operation.blocks == 0) return false;
+  const bool hinted = cdb_length(command.cdb[0]) > 6 && (command.cdb[1] & kDpoFua) != 0;
+  if (hinted && !config_.fua) return false;  // it is for the LUN to refuse
+  return !(operation.action == ScsiAction::kRead && operation.fua);
+}
+
 void ScsiPassthrough::use_engine(ScsiCommand& command, const CdbVerdict& verdict) {
   ScsiOperation operation;
-  const bool plain = parse_cdb(command.cdb, geometry(), operation) == sense::kNone;
+  if (!is_plain(command, operation)) return pass(command, verdict);
   const bool flush = operation.action == ScsiAction::kSynchronize;
-  const bool forced_read = operation.action == ScsiAction::kRead && operation.fua;
-  if (!plain || forced_read || (!flush && operation.blocks == 0)) return pass(command, verdict);
   if (flush) {
     command.block.op = BlockOp::kFlush;
     command.block.offset = 0;

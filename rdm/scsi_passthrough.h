@@ -23,6 +23,7 @@ class ScsiPassthrough final : public ScsiLun {
  public:
   struct Config {
     uint64_t max_transfer_bytes = 0;           // of what goes by the transport
+    bool fua = false;                          // the LUN takes FUA and DPO, and the host uses them
     ScsiReservations* reservations = nullptr;  // none: PERSISTENT RESERVE is refused
   };
   // `disk`, `transport`, `workers` and the reservations outlive this; the disk is the same LUN.
@@ -41,6 +42,7 @@ class ScsiPassthrough final : public ScsiLun {
   struct Passing;
 
   ScsiGeometry geometry() const;
+  bool is_plain(const ScsiCommand& command, ScsiOperation& operation) const;
   void use_engine(ScsiCommand& command, const CdbVerdict& verdict);
   void emulate(ScsiCommand& command);
   void reserve(ScsiCommand& command);

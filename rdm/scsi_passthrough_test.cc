@@ -21,6 +21,7 @@ struct Options {
   bool volatile_cache = false;
   CacheMode cache = CacheMode::kWritethrough;
   ErrorPolicy on_error = ErrorPolicy::kReport;
+  bool fua = true;
 };
 
 struct Fixture {
@@ -36,7 +37,8 @@ struct Fixture {
                               .on_error = options.on_error,
                               .failed = [this](const DiskError&) { failed.release(); }},
                  std::move(made), *thread);
-    lun.emplace(*disk, target, *workers, ScsiPassthrough::Config{.max_transfer_bytes = kLimit});
+    lun.emplace(*disk, target, *workers,
+                ScsiPassthrough::Config{.max_transfer_bytes = kLimit, .fua = options.fua});
     client.emplace(*lun);
     TestCommand first{0x00};
     CHECK(client->run(first).told() == sense::kPowerOn);
@@ -104,6 +106,25 @@ TEST_CASE("physical: about other forms of them the LUN is asked") {
   CHECK(sent[0].cdb == Bytes{0x28, 0x08, 0, 0, 0, 3, 0, 0, 2, 0});
   CHECK(sent[0].data.size() == 1024);
   CHECK(sent[4].data == blocks_of(1, 1));
+}
+
+TEST_CASE("physical: a LUN without FUA and DPO is asked about them") {
+  Fixture fixture({.fua = false});
+  fixture.target.answers(
+      [](LunCommand& command) { return FakeLun::check(command, sense::kInvalidFieldInCdb); });
+  TestCommand hinted{0x28, 0x10, 0, 0, 0, 3, 0, 0, 1};
+  CHECK(fixture.run(hinted.takes(512)).told() == sense::kInvalidFieldInCdb);
+  TestCommand forced{0x8a, 0x08, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1};
+  CHECK(fixture.run(forced.sends(blocks_of(1, 1))).told() == sense::kInvalidFieldInCdb);
+  CHECK(fixture.device->sent.empty());
+  // In six bytes these bits are of the address.
+  TestCommand old{0x08, 0x18, 0, 0, 1};
+  fixture.run(old.takes(512));
+  CHECK(fixture.target.sent().size() == 3);  // behind the end
+  TestCommand with_fua{0x2a, 0x18, 0, 0, 0, 3, 0, 0, 1};
+  Fixture other;
+  CHECK(other.run(with_fua.sends(blocks_of(1, 1))).status == ScsiStatus::kGood);
+  CHECK(other.target.sent().empty());
 }
 
 TEST_CASE("physical: what the policy denies never reaches the LUN or the disk") {

@@ -65,6 +65,14 @@ start_guest physical "${guest[@]}" --rdm "$work/data.rdm,id=data,bus=scsi" \
   --rdm "$work/fixed.rdm,id=fixed,bus=scsi,read-only" --lun "$held_wwn,id=held,bus=scsi"
 # Another host's view of the LUNs, after the claims, which would refuse two ways without a multipath map.
 expect_line "$logs/physical.console" "^ASKED codes" 100
+# The capabilities in force of each thread of the VM's process that has any.
+privileged() {
+  local task
+  for task in /proc/"$guest_pid"/task/*; do
+    sed -n "s/^CapEff:\t0*\([1-9a-f][0-9a-f]*\)$/$(<"$task/comm") \1/p" "$task/status"
+  done | sort | uniq -c | xargs
+}
+same "CAP_SYS_RAWIO, and who has it" "$(privileged)" "4 lun-data 20000 4 lun-fixed 20000"
 other=$(lio_path data second)
 holder=$(lio_path held second)
 sg_persist --out --register --param-sark=0xb2 "$holder" >"$logs/sg"
