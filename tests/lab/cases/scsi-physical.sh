@@ -19,12 +19,9 @@ cat >"$work/physical.fs/questions" <<'SCRIPT'
 ask() { name=$1; shift; echo "$name $(sg_raw -b -r 252 $disk "$@" 2>/dev/null | od -An -v -tx1 | tr -d '\n')"; }
 disk=$1
 ask inquiry 12 00 00 00 fc 00
-for page in 00 80 83 b0 b1 b2; do ask page-$page 12 01 $page 00 fc 00; done
-ask capacity-10 25 00 00 00 00 00 00 00 00 00
+for page in 80 83 b0 b2; do ask page-$page 12 01 $page 00 fc 00; done
 ask capacity-16 9e 10 00 00 00 00 00 00 00 00 00 00 00 20 00 00
-ask mode-6 1a 00 3f 00 fc 00
-ask mode-10 5a 00 3f 00 00 00 00 00 fc 00
-ask codes a3 0c 00 00 00 00 00 00 00 fc 00 00
+ask mode 5a 00 3f 00 00 00 00 00 fc 00
 SCRIPT
 # The same questions to the LUN itself, before another port changes what it says. INQUIRY, byte 5: TPGS and 3PC go; block
 # limits, bytes 8 to 15: longer transfers than the kernel passes on go.
@@ -64,7 +61,7 @@ check "physical mode is for the SCSI bus" grep -q "has the mode physical: .*need
 start_guest physical "${guest[@]}" --rdm "$work/data.rdm,id=data,bus=scsi" \
   --rdm "$work/fixed.rdm,id=fixed,bus=scsi,read-only" --lun "$held_wwn,id=held,bus=scsi"
 # Another host's view of the LUNs, after the claims, which would refuse two ways without a multipath map.
-expect_line "$logs/physical.console" "^ASKED codes" 100
+expect_line "$logs/physical.console" "^ASKED mode" 100
 # The capabilities in force of each thread of the VM's process that has any.
 privileged() {
   local task
