@@ -51,6 +51,11 @@ struct BlockRequest {
   iovec* iov = nullptr;    // changed by the layers below (short I/O moves it on)
   uint32_t iov_count = 0;
 
+  // For Disk: called, on its thread, in place of the device's submit(), by a front end that changes
+  // the medium in a way of its own; its end is `done`, later. Then there is no iov, and the extent
+  // is not checked.
+  Done elsewhere = nullptr;
+
   Done done = nullptr;
   int error = 0;          // set before done(): 0, or a positive errno
   bool unwanted = false;  // nobody waits for it any more: an error ends it, whatever the policy

@@ -51,6 +51,7 @@ int Disk::contract_error(const BlockRequest& request) const {
   const BlockInfo& info = device_->info();
   if (request.op == BlockOp::kFlush) return 0;
   if (request.op != BlockOp::kRead && info.read_only) return EROFS;
+  if (request.elsewhere != nullptr) return 0;
   const uint64_t unit = info.logical_block_size;
   if (request.length == 0 || request.length % unit != 0 || request.offset % unit != 0)
     return EINVAL;
@@ -104,6 +105,7 @@ void Disk::send(BlockRequest& request) {
   request.front_done = request.done;
   request.done = finished;
   stats_.in_flight.store(++in_flight_, std::memory_order_relaxed);
+  if (request.elsewhere != nullptr) return request.elsewhere(request);
   device_->submit(request);
 }
 

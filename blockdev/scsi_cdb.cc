@@ -46,6 +46,17 @@ constexpr Known kCommands[] = {
     {0x42, kNsa, kUnmap, true, 10, {0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff}},
     {0x55, kNsa, kModeSelect, false, 10, {0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff}},
     {0x5a, kNsa, kModeSense, false, 10, {0x5a, 0x08, 0xff, 0xff, 0, 0, 0, 0xff, 0xff}},
+    {0x5e, 0x00, kReserve, false, 10, {0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff}},
+    {0x5e, 0x01, kReserve, false, 10, {0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff}},
+    {0x5e, 0x02, kReserve, false, 10, {0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff}},
+    {0x5e, 0x03, kReserve, false, 10, {0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff}},
+    {0x5f, 0x00, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x01, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x02, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x03, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x04, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x05, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
+    {0x5f, 0x06, kReserve, true, 10, {0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff}},
     {0x88,
      kNsa,
      kRead,
@@ -135,6 +146,7 @@ constexpr Known kCommands[] = {
 
 bool offered(const Known& command, const ScsiGeometry& geometry) {
   if (command.action == kUnmap) return geometry.unmaps;
+  if (command.action == kReserve) return geometry.reserves;
   if (command.action == kWriteSame) return geometry.max_write_same_blocks > 0;
   return true;
 }
@@ -149,9 +161,10 @@ const Known* find(uint8_t code, uint8_t service_action, const ScsiGeometry& geom
   return nullptr;
 }
 
-bool has_service_actions(uint8_t code) {
-  return std::any_of(std::begin(kCommands), std::end(kCommands), [code](const Known& command) {
-    return command.code == code && command.service_action != kNoServiceAction;
+bool has_service_actions(uint8_t code, const ScsiGeometry& geometry) {
+  return std::any_of(std::begin(kCommands), std::end(kCommands), [&](const Known& command) {
+    return command.code == code && command.service_action != kNoServiceAction &&
+           offered(command, geometry);
   });
 }
 
@@ -226,6 +239,7 @@ void parse_other(std::span<const uint8_t> cdb, const Known& command, ScsiOperati
   operation.ten_byte_mode = command.length == 10;
   switch (operation.action) {
     case kRequestSense:
+      operation.descriptor_sense = (cdb[1] & 0x01U) != 0;
       operation.parameter_bytes = cdb[4];
       break;
     case kInquiry:
@@ -319,7 +333,8 @@ ScsiSense parse_cdb(std::span<const uint8_t, kScsiCdbBytes> cdb, const ScsiGeome
   const uint8_t service_action = cdb[1] & 0x1fU;
   const Known* command = find(code, service_action, geometry);
   if (command == nullptr) {
-    return has_service_actions(code) ? sense::kInvalidFieldInCdb : sense::kInvalidOperation;
+    return has_service_actions(code, geometry) ? sense::kInvalidFieldInCdb
+                                               : sense::kInvalidOperation;
   }
   for (size_t i = 1; i < command->length; ++i) {
     if ((cdb[i] & static_cast<uint8_t>(~command->usage[i])) != 0) return sense::kInvalidFieldInCdb;
@@ -341,7 +356,7 @@ ScsiSense report_operations(const ScsiOperation& operation, const ScsiGeometry& 
                             std::vector<uint8_t>& answer) {
   answer.clear();
   const uint8_t code = operation.asked_code;
-  const bool actions = has_service_actions(code);
+  const bool actions = has_service_actions(code, geometry);
   // SPC-4 table 253.
   switch (operation.reporting) {
     case 0:

@@ -31,6 +31,7 @@ enum class ScsiAction : uint8_t {
   kWriteSame,
   kUnmap,
   kSynchronize,
+  kReserve,  // PERSISTENT RESERVE IN and OUT
 };
 
 // What of a disk the parser needs to know.
@@ -41,6 +42,7 @@ struct ScsiGeometry {
   uint32_t max_write_same_blocks = 0;  // 0: WRITE SAME is not offered
   bool unmaps = false;                 // UNMAP is offered
   bool read_only = false;
+  bool reserves = false;  // PERSISTENT RESERVE is offered
 };
 
 inline constexpr uint32_t kScsiMaxCompareBlocks = 8;  // of COMPARE AND WRITE
@@ -54,6 +56,7 @@ struct ScsiOperation {
   bool no_data = false;              // kWriteSame: zeroes are meant, and none sent (NDOB)
   bool unmap = false;                // kWriteSame
   bool compares = false;             // kVerify, kWriteVerify: with the data sent (BYTCHK)
+  bool descriptor_sense = false;     // kRequestSense: DESC
   bool ten_byte_mode = false;        // kModeSense, kModeSelect: the long header
   bool vital_page = false;           // kInquiry: EVPD
   bool no_block_descriptor = false;  // kModeSense: DBD

@@ -13,25 +13,6 @@ namespace plumb {
 
 namespace {
 
-ScsiSense sense_of(int error, bool write) {
-  switch (error) {
-    case EROFS:
-      return sense::kWriteProtected;
-    case ENOSPC:
-      return sense::kSpaceAllocationFailed;
-    case ENODATA:
-      return write ? sense::kWriteError : sense::kReadError;
-    case EREMOTEIO:
-      return sense::kTargetFailure;
-    case EINVAL:
-      return sense::kInvalidFieldInCdb;
-    case EOPNOTSUPP:
-      return sense::kInvalidOperation;
-    default:
-      return sense::kIoTerminated;
-  }
-}
-
 bool must_be_alone(const ScsiOperation& operation) {
   switch (operation.action) {
     case ScsiAction::kVerify:
@@ -42,8 +23,6 @@ bool must_be_alone(const ScsiOperation& operation) {
       return false;
   }
 }
-
-bool writes(const ScsiCommand& command) { return command.block.op != BlockOp::kRead; }
 
 }  // namespace
 
@@ -63,12 +42,12 @@ ScsiDisk::Steps& ScsiDisk::steps_of(ScsiCommand& command) {
   return static_cast<Steps&>(*command.work);
 }
 
-ScsiDisk::ScsiDisk(Disk& disk, ScsiIdentity identity)
-    : disk_(disk), identity_(std::move(identity)) {
+ScsiDisk::ScsiDisk(Disk& disk, ScsiIdentity identity, ScsiReservations* reservations)
+    : disk_(disk), identity_(std::move(identity)), reservations_(reservations) {
   disk_.thread().run([this] { facts_ = read_facts(); });
   disk_.on_resize([this] {
     facts_ = read_facts();
-    add_attention(sense::kCapacityChanged);
+    attentions_.add(sense::kCapacityChanged);
     if (changed_) changed_(sense::kCapacityChanged);
   });
 }
@@ -76,11 +55,6 @@ ScsiDisk::ScsiDisk(Disk& disk, ScsiIdentity identity)
 ScsiDisk::~ScsiDisk() {
   disk_.thread().run([this] { disk_.on_resize({}); });
   ENSURE(running_ == 0 && waiting_ == nullptr);
-}
-
-void ScsiDisk::add_attention(const ScsiSense& told) {
-  const bool known = std::find(attentions_.begin(), attentions_.end(), told) != attentions_.end();
-  if (!known) attentions_.push_back(told);
 }
 
 ScsiDiskFacts ScsiDisk::read_facts() const {
@@ -94,6 +68,7 @@ ScsiDiskFacts ScsiDisk::read_facts() const {
       static_cast<uint32_t>(std::min(info.max_write_zeroes_bytes, kScsiMaxWriteSameBytes) / block);
   facts.geometry.unmaps = info.max_discard_bytes > 0;
   facts.geometry.read_only = info.read_only;
+  facts.geometry.reserves = reservations_ != nullptr;
   facts.physical_block_size = info.physical_block_size;
   facts.optimal_io_size = info.optimal_io_size;
   facts.max_unmap_blocks =
@@ -104,16 +79,7 @@ ScsiDiskFacts ScsiDisk::read_facts() const {
 }
 
 void ScsiDisk::execute(ScsiCommand& command) {
-  command.status = ScsiStatus::kGood;
-  command.moved_bytes = 0;
-  command.overrun = false;
-  command.sense_bytes = 0;
-  command.next = nullptr;
-  command.lun = this;
-  command.block.durable = false;
-  command.block.unwanted = false;
-  command.block.may_unmap = false;
-  command.block.iov_count = 0;
+  begin_command(command, *this);
   if (waiting_ == nullptr && !alone_) return dispatch(command);
   ScsiCommand** last = &waiting_;
   while (*last != nullptr) last = &(*last)->next;
@@ -123,20 +89,10 @@ void ScsiDisk::execute(ScsiCommand& command) {
 void ScsiDisk::dispatch(ScsiCommand& command) {
   ++running_;
   ScsiOperation operation;
-  if (report_attention(command)) return;
+  if (attentions_.report(command)) return end(command);
   const ScsiSense refused = parse_cdb(command.cdb, facts_.geometry, operation);
   if (refused != sense::kNone) return fail(command, refused);
   start(command, operation);
-}
-
-// SPC-4 5.14: told once, but not to commands that are there to find out what is there.
-bool ScsiDisk::report_attention(ScsiCommand& command) {
-  const uint8_t code = command.cdb[0];
-  if (attentions_.empty() || code == 0x12 || code == 0xa0 || code == 0x03) return false;
-  const ScsiSense told = attentions_.front();
-  attentions_.erase(attentions_.begin());
-  fail(command, told);
-  return true;
 }
 
 void ScsiDisk::start(ScsiCommand& command, const ScsiOperation& operation) {
@@ -156,6 +112,8 @@ void ScsiDisk::start(ScsiCommand& command, const ScsiOperation& operation) {
       return unmap(command, operation);
     case ScsiAction::kWriteSame:
       return write_same(command, operation);
+    case ScsiAction::kReserve:
+      return reserve(command);
     default:
       return answer(command, operation);
   }
@@ -178,17 +136,9 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       if (page) data = std::move(*page);
       break;
     }
-    case ScsiAction::kRequestSense: {
-      const ScsiSense told = attentions_.empty() ? sense::kNone : attentions_.front();
-      if (!attentions_.empty()) attentions_.erase(attentions_.begin());
-      if ((command.cdb[1] & 1U) != 0) {
-        data = {0x72, told.key, told.asc, told.ascq, 0, 0, 0, 0};
-      } else {
-        data.resize(kFixedSenseBytes);
-        std::memcpy(data.data(), fixed_sense(told).data(), data.size());
-      }
+    case ScsiAction::kRequestSense:
+      data = request_sense(operation, attentions_.take());
       break;
-    }
     case ScsiAction::kModeSense:
       refused = mode_sense(operation, facts_, data);
       break;
@@ -209,10 +159,7 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       data = read_capacity_16(facts_);
       break;
     case ScsiAction::kReportLuns:
-      // LUN 0; there are no well-known logical units.
-      data.resize(operation.reporting == 1 ? 8 : 16);
-      data[3] = static_cast<uint8_t>(data.size() - 8);
-      if (operation.reporting > 2 || most < 16) refused = sense::kInvalidFieldInCdb;
+      refused = report_luns(operation, data);
       break;
     case ScsiAction::kReportOperations:
       refused = report_operations(operation, facts_.geometry, data);
@@ -221,29 +168,23 @@ void ScsiDisk::answer(ScsiCommand& command, const ScsiOperation& operation) {
       break;
   }
   if (refused != sense::kNone) return fail(command, refused);
-  if (!data.empty()) give(command, data, most);
+  if (!data.empty()) give_data(command, data, most);
   end(command);
 }
 
 void ScsiDisk::transfer(ScsiCommand& command, const ScsiOperation& operation) {
-  const bool read = operation.action == ScsiAction::kRead;
-  const uint64_t block = disk_.info().logical_block_size;
-  const uint64_t bytes = operation.blocks * block;
-  std::span<iovec>& parts = read ? command.data_in : command.data_out;
-  if (total_bytes(parts) < bytes) {
-    command.overrun = true;
-    return end(command);
-  }
-  if (bytes == 0) return end(command);
-  cut_to(parts, bytes);
-  command.block.iov = parts.data();
-  command.block.iov_count = static_cast<uint32_t>(parts.size());
-  command.block.durable = operation.fua && !read;
-  command.moved_bytes = bytes;
-  send_block(command, read ? BlockOp::kRead : BlockOp::kWrite, operation.lba * block, bytes);
+  if (!prepare_transfer(command, operation, disk_.info().logical_block_size)) return end(command);
+  const BlockRequest& block = command.block;
+  send_block(command, block.op, block.offset, block.length);
 }
 
 void ScsiDisk::synchronize(ScsiCommand& command) { send_block(command, BlockOp::kFlush, 0, 0); }
+
+// It may take a minute, and no other command waits for it, or with it to be alone.
+void ScsiDisk::reserve(ScsiCommand& command) {
+  --running_;
+  reservations_->execute(command, [](ScsiCommand& ended) { ended.done(ended); });
+}
 
 void ScsiDisk::unmap(ScsiCommand& command, const ScsiOperation& operation) {
   std::vector<uint8_t> parameters(
@@ -403,31 +344,14 @@ void ScsiDisk::block_done(ScsiCommand& command) {
   piece_done(command);
 }
 
-void ScsiDisk::give(ScsiCommand& command, std::span<const uint8_t> data, uint64_t most) {
-  const std::span<const uint8_t> cut = data.first(std::min<uint64_t>(data.size(), most));
-  command.moved_bytes = copy_to(command.data_in, std::as_bytes(cut));
-}
-
 void ScsiDisk::fail(ScsiCommand& command, const ScsiSense& sense) {
-  command.status = ScsiStatus::kCheckCondition;
-  command.moved_bytes = 0;
-  command.sense_bytes = kFixedSenseBytes;
-  std::memcpy(command.sense.data(), fixed_sense(sense).data(), command.sense_bytes);
+  set_sense(command, sense);
   end(command);
 }
 
 void ScsiDisk::fail(ScsiCommand& command, int error) {
-  if (error == EBADE) {
-    command.status = ScsiStatus::kReservationConflict;
-    command.moved_bytes = 0;
-    return end(command);
-  }
-  if (error == ENOMEM || error == EAGAIN) {
-    command.status = ScsiStatus::kBusy;
-    command.moved_bytes = 0;
-    return end(command);
-  }
-  fail(command, sense_of(error, writes(command)));
+  set_error(command, error);
+  end(command);
 }
 
 // done() comes in the next turn: never inside execute().
@@ -479,9 +403,6 @@ bool ScsiDisk::withdraw(ScsiCommand& command) {
   return true;
 }
 
-void ScsiDisk::reset() {
-  attentions_.clear();
-  attentions_.push_back(sense::kDeviceReset);
-}
+void ScsiDisk::reset() { attentions_.restart(sense::kDeviceReset); }
 
 }  // namespace plumb

@@ -10,15 +10,17 @@
 #include <vector>
 
 #include "blockdev/disk.h"
+#include "blockdev/scsi_answer.h"
 #include "blockdev/scsi_lun.h"
 #include "blockdev/scsi_pages.h"
+#include "blockdev/scsi_reservations.h"
 
 namespace plumb {
 
 class ScsiDisk final : public ScsiLun {
  public:
-  // `disk` outlives this.
-  ScsiDisk(Disk& disk, ScsiIdentity identity);
+  // `disk` outlives this, and `reservations`, which may be none: then it has no reservations.
+  ScsiDisk(Disk& disk, ScsiIdentity identity, ScsiReservations* reservations = nullptr);
   ~ScsiDisk() override;
 
   IoThread& thread() override { return disk_.thread(); }
@@ -32,8 +34,6 @@ class ScsiDisk final : public ScsiLun {
 
   static Steps& steps_of(ScsiCommand& command);
   ScsiDiskFacts read_facts() const;
-  void add_attention(const ScsiSense& told);
-  bool report_attention(ScsiCommand& command);
   void dispatch(ScsiCommand& command);
   void start(ScsiCommand& command, const ScsiOperation& operation);
   void start_next();
@@ -41,6 +41,7 @@ class ScsiDisk final : public ScsiLun {
   void answer(ScsiCommand& command, const ScsiOperation& operation);
   void transfer(ScsiCommand& command, const ScsiOperation& operation);
   void synchronize(ScsiCommand& command);
+  void reserve(ScsiCommand& command);
   void unmap(ScsiCommand& command, const ScsiOperation& operation);
   void write_same(ScsiCommand& command, const ScsiOperation& operation);
   void take_alone(ScsiCommand& command, const ScsiOperation& operation);
@@ -51,16 +52,16 @@ class ScsiDisk final : public ScsiLun {
   void block_done(ScsiCommand& command);
   void piece_done(ScsiCommand& command);
 
-  void give(ScsiCommand& command, std::span<const uint8_t> data, uint64_t most);
   void fail(ScsiCommand& command, const ScsiSense& sense);
   void fail(ScsiCommand& command, int error);
   void end(ScsiCommand& command);
 
   Disk& disk_;
   const ScsiIdentity identity_;
+  ScsiReservations* const reservations_;
   ScsiDiskFacts facts_;  // of the disk as large as it is now
   std::function<void(ScsiSense)> changed_;
-  std::vector<ScsiSense> attentions_{sense::kPowerOn};  // not yet told
+  ScsiAttentions attentions_;
   uint32_t running_ = 0;
   bool alone_ = false;              // a command runs that must be alone
   ScsiCommand* waiting_ = nullptr;  // for one that is or will be alone; in order

@@ -199,6 +199,22 @@ std::vector<uint8_t> read_capacity_16(const ScsiDiskFacts& facts) {
   return data;
 }
 
+std::vector<uint8_t> request_sense(const ScsiOperation& operation, const ScsiSense& told) {
+  if (operation.descriptor_sense) return {0x72, told.key, told.asc, told.ascq, 0, 0, 0, 0};
+  const auto fixed = fixed_sense(told);
+  std::vector<uint8_t> answer(fixed.size());
+  std::memcpy(answer.data(), fixed.data(), answer.size());
+  return answer;
+}
+
+ScsiSense report_luns(const ScsiOperation& operation, std::vector<uint8_t>& answer) {
+  // There are no well-known logical units.
+  answer.assign(operation.reporting == 1 ? 8 : 16, 0);
+  answer[3] = static_cast<uint8_t>(answer.size() - 8);
+  const bool wrong = operation.reporting > 2 || operation.parameter_bytes < 16;
+  return wrong ? sense::kInvalidFieldInCdb : sense::kNone;
+}
+
 ScsiSense mode_sense(const ScsiOperation& operation, const ScsiDiskFacts& facts,
                      std::vector<uint8_t>& answer) {
   if (operation.page_control == 3) return sense::kSavingNotSupported;

@@ -40,6 +40,11 @@ std::optional<std::vector<uint8_t>> vital_product_page(uint8_t page, const ScsiI
 std::vector<uint8_t> read_capacity_10(const ScsiGeometry& geometry);
 std::vector<uint8_t> read_capacity_16(const ScsiDiskFacts& facts);
 
+// REQUEST SENSE, in the format it asks for.
+std::vector<uint8_t> request_sense(const ScsiOperation& operation, const ScsiSense& told);
+// REPORT LUNS of a target with one unit, LUN 0; sense::kNone or why it is refused.
+ScsiSense report_luns(const ScsiOperation& operation, std::vector<uint8_t>& answer);
+
 // sense::kNone and the answer, or why there is none.
 ScsiSense mode_sense(const ScsiOperation& operation, const ScsiDiskFacts& facts,
                      std::vector<uint8_t>& answer);

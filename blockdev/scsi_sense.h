@@ -23,6 +23,8 @@ struct ScsiSense {
   bool operator==(const ScsiSense&) const = default;
 };
 
+inline constexpr uint8_t kUnitAttention = 0x06;  // a sense key
+
 namespace sense {
 inline constexpr ScsiSense kNone{0x00, 0x00, 0x00};
 inline constexpr ScsiSense kInvalidOperation{0x05, 0x20, 0x00};
@@ -38,6 +40,8 @@ inline constexpr ScsiSense kReadError{0x03, 0x11, 0x00};
 inline constexpr ScsiSense kWriteError{0x03, 0x0c, 0x00};
 inline constexpr ScsiSense kTargetFailure{0x04, 0x44, 0x00};
 inline constexpr ScsiSense kIoTerminated{0x0b, 0x00, 0x06};
+inline constexpr ScsiSense kCommunicationFailure{0x0b, 0x08, 0x00};
+inline constexpr ScsiSense kCommunicationTimeout{0x0b, 0x08, 0x01};
 inline constexpr ScsiSense kMiscompare{0x0e, 0x1d, 0x00};
 inline constexpr ScsiSense kPowerOn{0x06, 0x29, 0x00};
 inline constexpr ScsiSense kDeviceReset{0x06, 0x29, 0x03};

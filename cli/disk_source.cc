@@ -8,6 +8,7 @@
 #include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
 #include "rdm/mapping_file.h"
+#include "rdm/transfer_limit.h"
 
 namespace plumb {
 namespace {
@@ -46,10 +47,11 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
   const LunResolver resolver;
   OpenMapping open = TRY(open_mapping(definition.rdm));
   const MappingFile& mapping = open.mapping;
-  if (mapping.mode == MappingMode::kPhysical) {
-    return failed(
-        "mapping {} has the mode physical, which is not yet supported: create the mapping with "
-        "--mode virtual",
+  const bool physical = mapping.mode == MappingMode::kPhysical;
+  if (physical && definition.bus != "scsi") {
+    return usage_error(
+        "mapping {} has the mode physical: its LUN takes the guest's SCSI commands, so the disk "
+        "needs bus=scsi",
         definition.rdm);
   }
   const ClaimOptions options{.read_only = definition.read_only,
@@ -58,8 +60,17 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
   ClaimedLun claimed = TRY(claim_once(resolver, mapping.wwid, options, before));
   const std::vector<std::string> found = differences(mapping, claimed.lun);
   if (!found.empty()) return failed("mapping {}: {}", definition.rdm, found.front());
+  uint64_t limit_bytes = 0;
+  if (physical) {
+    Result<uint64_t> limit = transfer_limit(claimed.lun);
+    if (!limit) {
+      return failed("mapping {} has the mode physical: {}", definition.rdm, limit.error().message);
+    }
+    limit_bytes = *limit;
+  }
   DiskSource source = source_of(resolver, std::move(claimed), options);
   source.mapping = std::move(open.lock);
+  source.transfer_limit_bytes = limit_bytes;
   return source;
 }
 
@@ -88,6 +99,7 @@ DiskSource source_of(const LunResolver& resolver, ClaimedLun claimed, const Clai
   source.device = resolver.device_path(claimed.lun);
   source.wwn = claimed.lun.id.text();
   source.claim = options;
+  source.fua = claimed.lun.fua;
   return source;
 }
 

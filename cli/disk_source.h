@@ -16,12 +16,16 @@ namespace plumb {
 // A claimed LUN or locked image: as long as its descriptors are open.
 struct DiskSource {
   UniqueFd fd;
-  std::string label;   // "image root.img", "LUN naa.…"
-  std::string device;  // the path behind it now: "/dev/sdb", "/srv/root.img"
-  std::string wwn;     // of a LUN
-  UniqueFd mapping;    // the lock of the mapping file; none without one
-  ClaimOptions claim;  // of a LUN: how it was claimed
-  FileFacts facts;     // of what `fd` is
+  std::string label;                  // "image root.img", "LUN naa.…"
+  std::string device;                 // the path behind it now: "/dev/sdb", "/srv/root.img"
+  std::string wwn;                    // of a LUN
+  UniqueFd mapping;                   // the lock of the mapping file; none without one
+  ClaimOptions claim;                 // of a LUN: how it was claimed
+  FileFacts facts;                    // of what `fd` is
+  bool fua = false;                   // of a LUN: the host's driver uses FUA
+  uint64_t transfer_limit_bytes = 0;  // in physical mode: of one SCSI command; else 0
+
+  bool physical() const { return transfer_limit_bytes > 0; }
 };
 
 // The source that a claimed LUN is; it is still to be examined.
@@ -29,7 +33,8 @@ DiskSource source_of(const LunResolver& resolver, ClaimedLun claimed, const Clai
 
 // Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims
 // the LUN. A LUN that is not what its mapping recorded (smaller, other blocks, another serial
-// number) is refused, and one that is two of the disks.
+// number) is refused, one that is two of the disks, and in physical mode one that takes no SCSI
+// commands or is not on the SCSI bus.
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks);
 
 }  // namespace plumb

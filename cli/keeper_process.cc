@@ -19,7 +19,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/message_socket.h"
-#include "base/unix_socket.h"
 #include "cli/keeper_protocol.h"
 #include "cli/sandbox.h"
 #include "cli/source_message.h"
@@ -147,7 +146,7 @@ Result<> KeeperProcess::watch(const KeeperRequest& request, const std::vector<Un
 Result<bool> KeeperProcess::serve_connections() {
   const ReceivedMessage asked = TRY(receive_message(sockets_.connections.get(), kSentenceLimit));
   if (asked.bytes.empty()) return false;
-  Result<UniqueFd> connection = connect_unix(kReservationSocket, SOCK_SEQPACKET, kConnectTimeoutMs);
+  Result<UniqueFd> connection = connect_to_broker(kReservationSocket, kConnectTimeoutMs);
   std::string sentence;
   std::vector<int> fds;
   if (connection) {
@@ -246,7 +245,7 @@ Result<UniqueFd> connect_through_keeper(int connections) {
   ReceivedMessage answer = TRY(receive_message(connections, kSentenceLimit));
   if (!answer.fds.empty()) return std::move(answer.fds.front());
   if (answer.bytes.empty()) return failed("the keeper of LUNs has ended");
-  return failed("{}", reinterpret_cast<const char*>(answer.bytes.data()));
+  return make_error(ErrorKind::kNotFound, "{}", reinterpret_cast<const char*>(answer.bytes.data()));
 }
 
 }  // namespace plumb

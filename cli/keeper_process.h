@@ -21,7 +21,8 @@ struct KeeperSockets {
 // Forks. Only while the process has one thread.
 Result<KeeperSockets> start_keeper();
 
-// A connected socket to the reservation broker, from the keeper. One thread at a time; blocks.
+// A connected socket to the reservation broker, from the keeper; the error, of kind kNotFound, says
+// what to start. One thread at a time; blocks.
 Result<UniqueFd> connect_through_keeper(int connections);
 
 // Whether a message of the kernel's uevent socket is about a disk or one of its paths. Pure.

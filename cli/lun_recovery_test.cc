@@ -92,10 +92,13 @@ struct Fixture {
       });
     };
     disks.emplace(
-        VmDisks::open(definition, std::move(sources), failed,
-                      [this](std::unique_ptr<IoEngine> below) -> std::unique_ptr<IoEngine> {
-                        return std::make_unique<RecordingEngine>(std::move(below), log);
-                      })
+        VmDisks::open(
+            definition, std::move(sources),
+            {.failed = failed,
+             .connect_to_broker = {},
+             .decorate = [this](std::unique_ptr<IoEngine> below) -> std::unique_ptr<IoEngine> {
+               return std::make_unique<RecordingEngine>(std::move(below), log);
+             }})
             .value());
     recovery = std::make_unique<LunRecovery>(
         context,

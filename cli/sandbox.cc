@@ -106,9 +106,9 @@ constexpr int kAllowed[] = {
     SCMP_SYS(fallocate), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(io_submit),
     SCMP_SYS(io_getevents), SCMP_SYS(io_pgetevents), SCMP_SYS(io_destroy), SCMP_SYS(getrandom),
     // descriptors
-    SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
-    SCMP_SYS(lseek), SCMP_SYS(ftruncate), SCMP_SYS(memfd_create), SCMP_SYS(eventfd2),
-    SCMP_SYS(unlink),
+    SCMP_SYS(close), SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(fcntl), SCMP_SYS(fstat),
+    SCMP_SYS(newfstatat), SCMP_SYS(lseek), SCMP_SYS(ftruncate), SCMP_SYS(memfd_create),
+    SCMP_SYS(eventfd2), SCMP_SYS(unlink),
     // waiting
     SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait),
     SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
@@ -128,6 +128,7 @@ constexpr int kAllowed[] = {
 
 constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
                                      BLKGETSIZE64,               // a LUN that grew
+                                     SG_IO,                      // a LUN in physical mode
                                      TUNSETOFFLOAD,              // a network driver that starts
                                      TCGETS,        TCSETS,
                                      TCSETSW,       TCSETSF,  // the terminal, put back at the end
@@ -245,14 +246,17 @@ bool have_landlock() {
 
 Result<> drop_capabilities() { return set_capabilities(0); }
 
-Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock) {
+Result<> keep_only_raw_io() { return set_capabilities(1U << CAP_SYS_RAWIO); }
+
+Result<> give_up_privileges(const std::string& runtime_folder, KeptCapabilities kept) {
   TRY(refuse_new_privileges());
   TRY(restrict_file_system(
       {{runtime_folder, LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE},
        {"/sys", kReadRights},
        {"/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE},
        {kSanitized ? "/proc" : "/proc/sys/kernel", kReadRights}}));
-  return set_capabilities(keep_memory_lock ? 1U << CAP_IPC_LOCK : 0);
+  return set_capabilities((kept.memory_lock ? 1U << CAP_IPC_LOCK : 0) |
+                          (kept.raw_io ? 1U << CAP_SYS_RAWIO : 0));
 }
 
 Result<> give_up_broker_privileges() {

@@ -14,14 +14,20 @@
 
 namespace plumb {
 
-// Drops all capabilities, and the way back to them. Leaves, of the file system (Landlock): the
-// sockets in `runtime_folder`, and reading of sysfs and of what procfs tells about this kernel.
-// A kernel without Landlock is told in the log. `keep_memory_lock` leaves CAP_IPC_LOCK, with which
-// io_uring registers memory beyond RLIMIT_MEMLOCK, until drop_capabilities().
-Result<> give_up_privileges(const std::string& runtime_folder, bool keep_memory_lock = false);
+struct KeptCapabilities {
+  bool memory_lock = false;  // CAP_IPC_LOCK: io_uring registers memory beyond RLIMIT_MEMLOCK
+  bool raw_io = false;       // CAP_SYS_RAWIO: SG_IO takes all commands
+};
 
-// Drops what capabilities the calling thread has left.
+// Drops all capabilities but `kept`, which those threads have that are made before the next
+// drop_capabilities(), and the way back to them. Leaves, of the file system (Landlock): the
+// sockets in `runtime_folder`, and reading of sysfs and of what procfs tells about this kernel.
+// A kernel without Landlock is told in the log.
+Result<> give_up_privileges(const std::string& runtime_folder, KeptCapabilities kept = {});
+
+// Drops what capabilities the calling thread has left: all, or all but CAP_SYS_RAWIO.
 Result<> drop_capabilities();
+Result<> keep_only_raw_io();
 
 // Whether this kernel has Landlock, and uses it.
 bool have_landlock();

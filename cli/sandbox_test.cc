@@ -11,6 +11,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,13 @@ std::string in_child(const std::function<std::string()>& body) {
   return status == 0 ? text : "the child ended with " + std::to_string(status);
 }
 
+// The capabilities in force on the calling thread; 1 when they cannot be read.
+uint32_t capabilities() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  return ::syscall(SYS_capget, &header, sets) == 0 ? sets[0].effective | sets[0].permitted : 1;
+}
+
 bool fails_with(int error, long result) { return result < 0 && errno == error; }
 
 }  // namespace
@@ -73,6 +81,34 @@ TEST_CASE("without its privileges a process keeps its sockets, and no other file
           if (::open("/sys/devices/system/cpu/online", O_RDONLY) < 0) return "sysfs cannot be read";
           if (::write(kept, "new", 3) != 3) return "an open file cannot be written";
           return "";
+        }) == "");
+}
+
+TEST_CASE("what a VM keeps of its capabilities is for the threads that need it") {
+  static constexpr uint32_t kRawIo = 1U << CAP_SYS_RAWIO;
+  if ((capabilities() & kRawIo) == 0) {
+    WARN("SKIPPED: this user has no CAP_SYS_RAWIO to keep");
+    return;
+  }
+  const TemporaryFolder folder;
+  CHECK(in_child([&]() -> std::string {
+          Result<> given_up =
+              give_up_privileges(folder.path(), {.memory_lock = true, .raw_io = true});
+          if (!given_up) return given_up.error().message;
+          if (capabilities() != (kRawIo | 1U << CAP_IPC_LOCK)) return "more or less was kept";
+          std::string found;
+          std::thread([&found] {
+            if (!keep_only_raw_io() || capabilities() != kRawIo) found = "a thread keeps not that";
+          }).join();
+          if (!drop_capabilities() || capabilities() != 0) return "the process keeps some";
+          std::thread([&found] {
+            if (!keep_only_raw_io() || capabilities() != 0) found = "a later thread has it again";
+          }).join();
+          return found;
+        }) == "");
+  CHECK(in_child([&]() -> std::string {
+          Result<> given_up = give_up_privileges(folder.path());
+          return given_up && capabilities() == 0 ? "" : "a VM without such disks keeps some";
         }) == "");
 }
 

@@ -64,6 +64,8 @@ Json source_to_json(const DiskSource& source) {
           {"read_only", source.claim.read_only},
           {"allow_weak_identity", source.claim.allow_weak_identity},
           {"shared", source.claim.shared},
+          {"fua", source.fua},
+          {"transfer_limit_bytes", source.transfer_limit_bytes},
           {"facts", facts_to_json(source.facts)}};
 }
 
@@ -85,6 +87,8 @@ Result<DiskSource> source_from_json(const Json& json, std::vector<UniqueFd> fds)
     json.at("read_only").get_to(source.claim.read_only);
     json.at("allow_weak_identity").get_to(source.claim.allow_weak_identity);
     json.at("shared").get_to(source.claim.shared);
+    json.at("fua").get_to(source.fua);
+    json.at("transfer_limit_bytes").get_to(source.transfer_limit_bytes);
     source.facts = facts_from_json(json.at("facts"));
   } catch (const Json::exception& error) {
     return failed("a disk was handed over by a message that cannot be read: {}", error.what());

@@ -22,6 +22,8 @@ DiskSource some_source() {
   source.device = "/dev/sdb";
   source.wwn = "naa.600";
   source.claim = {.read_only = true, .allow_weak_identity = true, .shared = true};
+  source.fua = true;
+  source.transfer_limit_bytes = 1 << 19;
   source.facts.info = {.size_bytes = 1 << 20,
                        .logical_block_size = 4096,
                        .physical_block_size = 4096,

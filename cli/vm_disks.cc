@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <semaphore>
@@ -14,6 +15,7 @@
 #include "base/size.h"
 #include "blockdev/file_device.h"
 #include "blockdev/io_engine.h"
+#include "blockdev/scsi_disk.h"
 #include "cli/disk_metrics.h"
 
 namespace plumb {
@@ -54,6 +56,20 @@ void retry_on_thread(Disk& disk, FileDevice& under, UniqueFd fd, const FileFacts
   });
 }
 
+// A LUN shows its own name, so that what looks for it by that finds it in the guest too.
+ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
+  ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
+  identity.serial = serial;
+  constexpr std::string_view kNaa = "naa.";
+  if (!wwn.starts_with(kNaa)) return identity;
+  for (size_t at = kNaa.size(); at + 1 < wwn.size(); at += 2) {
+    uint8_t byte = 0;
+    std::from_chars(wwn.data() + at, wwn.data() + at + 2, byte, 16);
+    identity.naa.push_back(byte);
+  }
+  return identity;
+}
+
 }  // namespace
 
 Result<IoThread*> VmDisks::thread_for(const VmDefinition& definition, const DiskDefinition& disk,
@@ -81,10 +97,9 @@ Result<IoThread*> VmDisks::thread_for(const VmDefinition& definition, const Disk
 }
 
 Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                           DiskSource source, const Failed& failed,
-                           const EngineDecorator& decorate) {
+                           DiskSource source, const Config& options) {
   Open open;
-  open.thread = TRY(thread_for(definition, disk, decorate));
+  open.thread = TRY(thread_for(definition, disk, options.decorate));
   open.definition = &disk;
   open.label = source.label;
   open.device = source.device;
@@ -93,6 +108,10 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
   open.claim = source.claim;
   open.file = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
   if (!open.file) return os_error(errno, "{} cannot be used twice", source.label);
+  if (disk.bus == "scsi" && open.is_lun()) {
+    open.access = TRY(LunAccess::open(source, disk.id, options.connect_to_broker, *open.thread));
+  }
+  const char* mode = source.physical() ? "physical, " : "";
   auto device = std::make_unique<FileDevice>(
       FileDevice::Config{.fd = std::move(source.fd), .label = source.label}, source.facts,
       *open.thread);
@@ -105,11 +124,12 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
                   .burst_seconds = static_cast<double>(disk.burst_seconds)};
   const std::string_view then =
       open.is_lun() ? "its LUN is looked at" : "`plumb resume` tries again";
-  config.failed = [failed, id = disk.id, label = source.label, then](const DiskError& error) {
+  config.failed = [failed = options.failed, id = disk.id, label = source.label,
+                   then](const DiskError& error) {
     failed({id, describe(error, id, label, then), error.error, error.stopped});
   };
   open.disk = std::make_unique<Disk>(std::move(config), std::move(device), *open.thread);
-  log::info("disk {}: {} at {}, {}, {}, {} ({})", disk.id, open.label, open.device,
+  log::info("disk {}: {} at {}, {}{}, {}, {} ({})", disk.id, open.label, open.device, mode,
             format_size(open.disk->info().size_bytes), disk.cache, open.thread->engine_name(),
             open.thread->engine_reason());
   disks_.push_back(std::move(open));
@@ -117,12 +137,19 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
 }
 
 Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Failed& failed, const EngineDecorator& decorate) {
+                              const Config& config) {
   VmDisks disks;
   for (size_t i = 0; i < sources.size(); ++i) {
-    TRY(disks.open_one(definition, definition.disks[i], std::move(sources[i]), failed, decorate));
+    TRY(disks.open_one(definition, definition.disks[i], std::move(sources[i]), config));
   }
   return disks;
+}
+
+std::unique_ptr<ScsiLun> VmDisks::make_scsi_unit(size_t index) {
+  Open& open = disks_[index];
+  ScsiIdentity identity = scsi_identity(open.definition->serial, open.wwn);
+  if (open.access != nullptr) return open.access->make_unit(*open.disk, std::move(identity));
+  return std::make_unique<ScsiDisk>(*open.disk, std::move(identity));
 }
 
 Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
@@ -202,6 +229,11 @@ void VmDisks::retry(const std::string& disk, std::optional<DiskSource> source, R
   if (source) {
     open.device = source->device;
     open.file = UniqueFd(::fcntl(source->fd.get(), F_DUPFD_CLOEXEC, 0));
+    if (open.access != nullptr) {
+      if (Result<> done = open.access->reopen(source->fd.get()); !done) {
+        return retried(std::move(done), true);
+      }
+    }
     fd = std::move(source->fd);
     facts = source->facts;
   }

@@ -17,6 +17,7 @@
 #include "blockdev/io_thread.h"
 #include "cli/definition.h"
 #include "cli/disk_source.h"
+#include "cli/lun_access.h"
 #include "vmm/guest_memory.h"
 
 namespace plumb {
@@ -39,14 +40,21 @@ class VmDisks {
 
   // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
   // own; those on the SCSI bus share one. `definition` outlives this.
+  struct Config {
+    Failed failed;
+    std::function<Result<UniqueFd>()> connect_to_broker;  // of reservations; any thread
+    EngineDecorator decorate;
+  };
   static Result<VmDisks> open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Failed& failed, const EngineDecorator& decorate = {});
+                              const Config& config);
 
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
   const DiskDefinition& definition_of(size_t index) const { return *disks_[index].definition; }
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
+  // The logical unit of a disk on the SCSI bus, as a new guest sees it.
+  std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
   // Of the disks on the SCSI bus: they share one; nullptr without any.
   IoThread* scsi_thread() { return scsi_thread_; }
 
@@ -105,7 +113,8 @@ class VmDisks {
     UniqueFd mapping;    // the lock of a mapping file; none without one
     ClaimOptions claim;  // of a LUN
     IoThread* thread = nullptr;
-    FileDevice* under = nullptr;  // the disk's
+    FileDevice* under = nullptr;        // the disk's
+    std::unique_ptr<LunAccess> access;  // of a LUN on the SCSI bus
     std::unique_ptr<Disk> disk;
 
     bool is_lun() const { return !wwn.empty(); }
@@ -115,7 +124,7 @@ class VmDisks {
   Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,
                                const EngineDecorator& decorate);
   Result<> open_one(const VmDefinition& definition, const DiskDefinition& disk, DiskSource source,
-                    const Failed& failed, const EngineDecorator& decorate);
+                    const Config& config);
   static uint64_t size_of(const Open& open);
 
   std::vector<std::unique_ptr<IoThread>> threads_;

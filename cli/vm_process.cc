@@ -8,8 +8,8 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <charconv>
 #include <csignal>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -17,7 +17,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "blockdev/scsi_disk.h"
+#include "blockdev/scsi_lun.h"
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
 #include "cli/keeper_process.h"
@@ -64,20 +64,6 @@ void allow_locked_memory() {
   ::setrlimit(RLIMIT_MEMLOCK, &limit);
 }
 
-// A LUN shows its own name, so that what looks for it by that finds it in the guest too.
-ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
-  ScsiIdentity identity{.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"};
-  identity.serial = serial;
-  constexpr std::string_view kNaa = "naa.";
-  if (!wwn.starts_with(kNaa)) return identity;
-  for (size_t at = kNaa.size(); at + 1 < wwn.size(); at += 2) {
-    uint8_t byte = 0;
-    std::from_chars(wwn.data() + at, wwn.data() + at + 2, byte, 16);
-    identity.naa.push_back(byte);
-  }
-  return identity;
-}
-
 class VmProcess {
  public:
   VmProcess(const VmDefinition& definition, bool foreground, EngineDecorator decorate);
@@ -118,6 +104,7 @@ class VmProcess {
   UniqueFd lock_;
   boost::asio::io_context context_;  // the disks' threads post to it
   KeeperSockets keeper_;             // none without LUNs
+  std::mutex connect_mutex_;         // of keeper_.connections
   std::optional<Kvm> kvm_;
   BootFiles boot_files_;
   std::vector<DiskSource> sources_;  // until start_disks()
@@ -129,7 +116,7 @@ class VmProcess {
   std::unique_ptr<CharHub> agent_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
-  std::vector<std::unique_ptr<ScsiDisk>> scsi_luns_;  // of this boot
+  std::vector<std::unique_ptr<ScsiLun>> scsi_luns_;  // of this boot
   std::unique_ptr<Vm> vm_;
   EventLog events_;
   bool asked_to_pause_ = false;
@@ -155,7 +142,9 @@ Result<> VmProcess::start() {
   const auto is_lun = [](const DiskDefinition& disk) { return disk.image.empty(); };
   if (std::ranges::any_of(definition_.disks, is_lun)) keeper_ = TRY(start_keeper());
   TRY(open_host_parts());
-  TRY(give_up_privileges(RuntimePaths(definition_.name).folder, definition_.registered_memory));
+  TRY(give_up_privileges(RuntimePaths(definition_.name).folder,
+                         {.memory_lock = definition_.registered_memory,
+                          .raw_io = std::ranges::any_of(sources_, &DiskSource::physical)}));
   TRY(start_disks());
   // A ring may register memory if the thread that made it was allowed to.
   TRY(disks_->on_each_thread(drop_capabilities));
@@ -181,7 +170,13 @@ Result<> VmProcess::start_disks() {
   const auto failed = [this](const VmDisks::Failure& failure) {
     boost::asio::post(context_, [this, failure] { on_disk_error(failure); });
   };
-  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed, decorate_)));
+  const auto connect = [this] {
+    const std::lock_guard lock(connect_mutex_);
+    return connect_through_keeper(keeper_.connections.get());
+  };
+  disks_.emplace(
+      TRY(VmDisks::open(definition_, std::move(sources_),
+                        {.failed = failed, .connect_to_broker = connect, .decorate = decorate_})));
   if (!keeper_.luns) return {};
   recovery_ = std::make_unique<LunRecovery>(
       context_,
@@ -283,10 +278,8 @@ Result<> VmProcess::add_devices(Vm& vm) {
 std::unique_ptr<VirtioDevice> VmProcess::make_scsi_host(uint16_t queues) {
   auto host = std::make_unique<VirtioScsi>(*disks_->scsi_thread(), queues);
   for (size_t i = 0; i < disks_->count(); ++i) {
-    const DiskDefinition& disk = disks_->definition_of(i);
-    if (disk.bus != "scsi") continue;
-    scsi_luns_.push_back(
-        std::make_unique<ScsiDisk>(disks_->at(i), scsi_identity(disk.serial, disks_->wwn_of(i))));
+    if (disks_->definition_of(i).bus != "scsi") continue;
+    scsi_luns_.push_back(disks_->make_scsi_unit(i));
     host->add_target(static_cast<uint8_t>(scsi_luns_.size() - 1), *scsi_luns_.back());
   }
   return host;

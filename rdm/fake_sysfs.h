@@ -40,6 +40,8 @@ class FakeSysfs {
     write(block + "/queue/physical_block_size", "4096\n");
     write(block + "/queue/write_cache", "write through\n");
     write(block + "/queue/fua", "1\n");
+    write(block + "/queue/max_hw_sectors_kb", "1024\n");
+    write(block + "/queue/max_segments", "168\n");
   }
 
   void add_scsi(const std::string& name, const std::string& number, const std::string& wwid) {
@@ -49,6 +51,7 @@ class FakeSysfs {
     write(device + "/vendor", "LIO-ORG \n");
     write(device + "/model", "data            \n");
     write(device + "/state", "running\n");
+    write(device + "/type", "0\n");
     write(device + "/vpd_pg80", std::string("\x00\x80\x00\x06"
                                             "serial",
                                             10));

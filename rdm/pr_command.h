@@ -16,8 +16,6 @@ constexpr size_t kPrCdbBytes = 10;
 constexpr uint8_t kPersistentReserveIn = 0x5e;
 constexpr uint8_t kPersistentReserveOut = 0x5f;
 
-constexpr uint8_t kUnitAttention = 0x06;  // a sense key
-
 enum class PrOutAction : uint8_t {
   kRegister = 0,
   kReserve = 1,

@@ -15,16 +15,14 @@
 #include "base/endian.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "rdm/scsi_transport.h"
 
 namespace plumb {
 namespace {
 
 constexpr unsigned kSgTimeoutMs = 30000;  // that of the kernel's disk driver
-constexpr int kHostTimedOut = 3;          // DID_TIME_OUT, scsi/scsi_status.h of the kernel
 
 constexpr ScsiSense kAborted{0x0b, 0x00, 0x00};
-constexpr ScsiSense kNoCommunication{0x0b, 0x08, 0x00};
-constexpr ScsiSense kCommunicationTimeout{0x0b, 0x08, 0x01};
 
 constexpr int kUnknownCheck = 0x02;
 constexpr int kTargetFailure = 0x402;
@@ -66,11 +64,11 @@ constexpr KnownOutcome kOutcomes[] = {
     {-ENOMEM, {ScsiStatus::kBusy, {}}},
     {-EAGAIN, {ScsiStatus::kBusy, {}}},
     {-EBUSY, {ScsiStatus::kBusy, {}}},
-    {-ETIMEDOUT, {ScsiStatus::kCheckCondition, kCommunicationTimeout}},
+    {-ETIMEDOUT, {ScsiStatus::kCheckCondition, sense::kCommunicationTimeout}},
 };
 // Everything else (no path, offline, gone, transport errors, the kernel's host bytes): whether the
 // LUN has seen the command is not known.
-constexpr PrOutcome kUnknownOutcome{ScsiStatus::kCheckCondition, kNoCommunication};
+constexpr PrOutcome kUnknownOutcome{ScsiStatus::kCheckCondition, sense::kCommunicationFailure};
 
 ReservationReply check_condition(ScsiSense code) {
   const auto sense = fixed_sense(code);
@@ -162,43 +160,23 @@ const ScsiSense* unsupported(const PrOut& out) {
 ReservationReply send_scsi(ReservationKernel& kernel, int fd, std::span<const std::byte> cdb,
                            size_t data_bytes) {
   ReservationReply reply;
-  reply.sense.resize(kReservationSenseLimit);
   reply.data.resize(data_bytes);
-  std::vector<unsigned char> command(cdb.size());
-  std::transform(cdb.begin(), cdb.end(), command.begin(),
-                 [](std::byte byte) { return std::to_integer<unsigned char>(byte); });
-  sg_io_hdr header{};
-  header.interface_id = 'S';
-  header.dxfer_direction = data_bytes == 0 ? SG_DXFER_NONE : SG_DXFER_FROM_DEV;
-  header.cmd_len = static_cast<unsigned char>(command.size());
-  header.mx_sb_len = kReservationSenseLimit;
-  header.dxfer_len = static_cast<unsigned>(data_bytes);
-  header.dxferp = reply.data.data();
-  header.cmdp = command.data();
-  header.sbp = reinterpret_cast<unsigned char*>(reply.sense.data());
-  header.timeout = kSgTimeoutMs;
-  const int result = kernel.control(fd, SG_IO, &header);
-  if (result < 0) return reply_of(outcome_of(result));
-  // The kernel may set a host byte beside a status; the status is what the LUN said.
-  if (header.status == 0 && header.host_status != 0) {
-    return check_condition(header.host_status == kHostTimedOut ? kCommunicationTimeout
-                                                               : kNoCommunication);
-  }
-  reply.status = static_cast<ScsiStatus>(header.status);
-  reply.sense.resize(std::min<size_t>(header.sb_len_wr, kReservationSenseLimit));
-  const size_t missing = std::clamp<long>(header.resid, 0, static_cast<long>(data_bytes));
-  reply.data.resize(reply.status == ScsiStatus::kGood ? data_bytes - missing : 0);
+  LunCommand command{.cdb = {reinterpret_cast<const uint8_t*>(cdb.data()), cdb.size()},
+                     .direction = CdbData::kIn,
+                     .data = reply.data,
+                     .timeout_ms = kSgTimeoutMs};
+  const int error =
+      send_by_sg_io(command, [&](sg_io_hdr& header) { return kernel.control(fd, SG_IO, &header); });
+  if (error != 0) return reply_of(outcome_of(-error));
+  reply.status = command.status;
+  const auto* sense = reinterpret_cast<const std::byte*>(command.sense.data());
+  reply.sense.assign(sense, sense + command.sense_bytes);
+  reply.data.resize(reply.status == ScsiStatus::kGood ? command.moved_bytes : 0);
   return reply;
 }
 
-// What sense data says, in either format (SPC-4 4.5.2, 4.5.3); zeros when it says nothing.
-ScsiSense code_of(std::span<const std::byte> sense) {
-  const auto at = [sense](size_t index) {
-    return index < sense.size() ? std::to_integer<uint8_t>(sense[index]) : uint8_t{0};
-  };
-  const auto key = [](uint8_t byte) { return static_cast<uint8_t>(byte & 0x0fU); };
-  if ((at(0) & 0x7fU) >= 0x72) return {key(at(1)), at(2), at(3)};
-  return {key(at(2)), at(12), at(13)};
+ScsiSense sense_of(const ReservationReply& reply) {
+  return code_of({reinterpret_cast<const uint8_t*>(reply.sense.data()), reply.sense.size()});
 }
 
 // A pending unit attention must reach the guest ("your registration was preempted"), and IOC_PR_*
@@ -206,7 +184,7 @@ ScsiSense code_of(std::span<const std::byte> sense) {
 bool take_unit_attention(ReservationKernel& kernel, int fd, ReservationReply& reply) {
   constexpr std::byte kTestUnitReady[6] = {};
   reply = send_scsi(kernel, fd, kTestUnitReady, 0);
-  return reply.status == ScsiStatus::kCheckCondition && code_of(reply.sense).key == kUnitAttention;
+  return reply.status == ScsiStatus::kCheckCondition && sense_of(reply).key == kUnitAttention;
 }
 
 // REPORT CAPABILITIES (SPC-4 6.15.4): the LUN's, less what the broker does not support.
@@ -236,7 +214,7 @@ std::string description(const ReservationReply& reply) {
     case ScsiStatus::kReservationConflict:
       return "reservation conflict";
     case ScsiStatus::kCheckCondition: {
-      const ScsiSense code = code_of(reply.sense);
+      const ScsiSense code = sense_of(reply);
       return fmt::format("check condition {:02x}/{:02x}/{:02x}", code.key, code.asc, code.ascq);
     }
     case ScsiStatus::kBusy:

@@ -18,6 +18,17 @@ bool peer_gone(const Error& error) {
 
 }  // namespace
 
+Result<UniqueFd> connect_to_broker(const std::string& socket_path, int timeout_ms) {
+  Result<UniqueFd> connection = connect_unix(socket_path, SOCK_SEQPACKET, timeout_ms);
+  if (connection) return connection;
+  Error error = os_error(connection.error().os_errno,
+                         "the reservation broker at {} does not answer: start "
+                         "plumb-pr-broker.socket",
+                         socket_path);
+  error.kind = ErrorKind::kNotFound;
+  return error;
+}
+
 Result<ReservationReply> ReservationClient::execute(int lun_fd, std::span<const std::byte> cdb,
                                                     std::span<const std::byte> parameters) {
   if (cdb.size() != kPrCdbBytes || parameters.size() > kReservationDataLimit) {
@@ -39,13 +50,7 @@ Result<> ReservationClient::send(const std::vector<std::byte>& message, int lun_
     Result<> sent = send_message(connection_.get(), message, {&lun_fd, 1});
     if (sent || !peer_gone(sent.error())) return sent;
   }
-  Result<UniqueFd> connection = connect_unix(socket_path_, SOCK_SEQPACKET, timeout_ms_);
-  if (!connection) {
-    return os_error(connection.error().os_errno,
-                    "the reservation broker at {} does not answer: start plumb-pr-broker.socket",
-                    socket_path_);
-  }
-  connection_ = std::move(connection).value();
+  connection_ = TRY(connect_());
   Result<> sent = send_message(connection_.get(), message, {&lun_fd, 1});
   // A broker with too many clients closes at once, but leaves a message that says so.
   if (!sent && peer_gone(sent.error())) return {};
@@ -61,9 +66,9 @@ Result<ReservationReply> ReservationClient::receive() {
   if (ready < 0) return os_error(errno, "the reservation broker cannot be waited for");
   if (ready == 0) {
     return failed(
-        "the reservation broker at {} has not answered in {} ms; whether the command "
-        "was carried out is not known",
-        socket_path_, timeout_ms_);
+        "the reservation broker has not answered in {} ms; whether the command was carried out is "
+        "not known",
+        timeout_ms_);
   }
   Result<ReceivedMessage> message = receive_message(connection_.get(), kReservationMessageLimit);
   // A broker that closes without reading the request: the kernel tells that before the broker's own
@@ -73,14 +78,11 @@ Result<ReservationReply> ReservationClient::receive() {
   }
   if (!message || message->bytes.empty()) {
     return failed(
-        "the reservation broker at {} ended before it answered; whether the command was carried "
-        "out is not known",
-        socket_path_);
+        "the reservation broker ended before it answered; whether the command was carried out is "
+        "not known");
   }
   ReservationReply reply = TRY(decode_reply(message->bytes));
-  if (reply.refused()) {
-    return failed("the reservation broker at {} refuses: {}", socket_path_, reply.refusal);
-  }
+  if (reply.refused()) return failed("the reservation broker refuses: {}", reply.refusal);
   return reply;
 }
 

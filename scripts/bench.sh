@@ -2,7 +2,7 @@
 # Benchmarks beside QEMU, ours and the peer's taken in turn in one run; a table with ratios and goals.
 #
 # Usage: scripts/bench.sh NAME [--json FILE] [--runs N] [--option=OPTION…], NAME one of: start memory io cpu syscalls;
-# OPTION is one of plumb run's, such as --option=--io-poll-us=0
+# OPTION is one of plumb run's, such as --option=--io-poll-us=0. io --bus scsi: QEMU's virtio-scsi and our virtio-blk.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 scripts/deps.sh

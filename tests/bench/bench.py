@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, cpu_seconds
+from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, QemuScsi, cpu_seconds
 
 SMALL_IMAGE_MIB, IMAGE_MIB = 16, 512
 
@@ -91,7 +91,20 @@ def fio_iops(image, kind, depth, count):
     return json.loads(done.stdout)["jobs"][0][kind]["iops"]
 
 
+def run_scsi_io(bench):
+    for kind, depth, count in CASES:
+        ours, theirs, block = [], [], []
+        for _ in range(bench.runs or 11):
+            ours.append(guest_io(bench.ours(), kind, depth, count)[0])
+            theirs.append(guest_io(QemuScsi(*bench.place), kind, depth, count)[0])
+            block.append(guest_io(bench.ours("virtio-blk"), kind, depth, count)[0])
+        bench.add(f"scsi {kind} qd={depth}", "IOPS", ours, {"qemu": theirs, "virtio-blk": block},
+                  "≥ QEMU", lambda _, qemu, block: qemu >= 1)
+
+
 def run_io(bench):
+    if bench.bus == "scsi":
+        return run_scsi_io(bench)
     for kind, depth, count in CASES:
         ours, theirs, host = [], [], []
         for _ in range(bench.runs or 11):
@@ -172,6 +185,7 @@ class Bench:
     def __init__(self, arguments, folder, image_mib):
         self.runs = arguments.runs
         self.options = arguments.option
+        self.bus = arguments.bus
         self.image = folder / "disk.img"
         with open(self.image, "wb") as image:
             for _ in range(image_mib):
@@ -182,8 +196,8 @@ class Bench:
         self.all_met = True
         self.columns = None
 
-    def ours(self):
-        return Plumb(*self.place, self.options)
+    def ours(self, bus=None):
+        return Plumb(*self.place, self.options, bus or self.bus)
 
     def add(self, name, unit, ours, peers, goal, met):
         """Records a result and prints its row: our runs, and those of each peer, in the same order.
@@ -212,9 +226,13 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--runs", type=int)
+    parser.add_argument("--bus", choices=("virtio-blk", "scsi"), default="virtio-blk",
+                        help="of the disk; with scsi, io compares with QEMU's virtio-scsi and our virtio-blk")
     parser.add_argument("--option", action="append", default=[],
                         help="an option for plumb run, such as --option=--io-poll-us=0")
     arguments = parser.parse_args()
+    if arguments.bus == "scsi" and arguments.name != "io":
+        parser.error("--bus scsi is for io")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         sys.exit("SKIPPED: /dev/kvm is not there, or not for this user")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="plumb-bench-", dir="/var/tmp"))

@@ -43,14 +43,15 @@ class Vmm:
 class Plumb(Vmm):
     name = "plumb"
 
-    def __init__(self, build, folder, image, options=()):
+    def __init__(self, build, folder, image, options=(), bus="virtio-blk"):
         super().__init__(build, folder, image)
         self.plumb = str(build / "bin/plumb")
         self.options = list(options)
+        self.bus = bus
 
     def arguments(self, command):
         return [self.plumb, "run", "--name", "bench", "--memory", GUEST_MEMORY,
-                "--kernel", self.probe, "--cmdline", command, "--disk", str(self.image),
+                "--kernel", self.probe, "--cmdline", command, "--disk", f"{self.image},bus={self.bus}",
                 *self.options]
 
 
@@ -83,6 +84,15 @@ class QemuPci(Qemu):
     def arguments(self, command):
         return [*self.machine("pcie=on"), "-append", command, *self.drive(),
                 "-device", "virtio-blk-pci,drive=d0,iothread=io0"]
+
+
+class QemuScsi(Qemu):
+    """A SCSI disk, on the same bus."""
+
+    def arguments(self, command):
+        return [*self.machine("pcie=on"), "-append", command, *self.drive(),
+                "-device", "virtio-scsi-pci,id=s0,iothread=io0",
+                "-device", "scsi-hd,drive=d0,bus=s0.0"]
 
 
 def cpu_seconds(pid):

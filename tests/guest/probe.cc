@@ -1,5 +1,5 @@
-// The probe guest: drives the first virtio-blk disk from user mode (CPL 3) and reports on the
-// serial port. The kernel command line says what to do:
+// The probe guest: drives the first virtio-blk or virtio-scsi disk from user mode (CPL 3) and
+// reports on the serial port. The kernel command line says what to do:
 //
 //   hello            print and power off
 //   test             write, read back, verify; sizes from 512 B to 64 KiB; flush; bad requests
@@ -14,8 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tests/guest/disk_driver.h"
 #include "tests/guest/machine.h"
-#include "tests/guest/virtio_blk.h"
 
 // The compiler may call these even in a freestanding program.
 extern "C" void* memcpy(void* to, const void* from, size_t length) {
@@ -85,7 +85,7 @@ void need(RequestStatus status, RequestStatus wanted, const char* what) {
 }
 
 // Writes the first 8 MiB in pieces of changing size and segments, reads it back in others.
-void test_sizes(VirtioBlkDriver& disk, uint64_t generation) {
+void test_sizes(DiskDriver& disk, uint64_t generation) {
   constexpr uint64_t kSpan = 8ULL << 20U;
   uint8_t* buffer = g_buffers[0];
   const uint32_t writes[] = {512, 4096, 1024, 65536, 1536, 32768, 2048, 8192};
@@ -109,7 +109,7 @@ void test_sizes(VirtioBlkDriver& disk, uint64_t generation) {
 }
 
 // Many requests in flight: each slot writes its own block and reads it back, out of order.
-void test_depth(VirtioBlkDriver& disk, uint64_t generation) {
+void test_depth(DiskDriver& disk, uint64_t generation) {
   constexpr uint32_t kBlock = 4096;
   constexpr unsigned kRounds = 64;
   uint64_t offsets[kMaxDepth];
@@ -138,17 +138,19 @@ void test_depth(VirtioBlkDriver& disk, uint64_t generation) {
   }
 }
 
-void test_odd_requests(VirtioBlkDriver& disk) {
+void test_odd_requests(DiskDriver& disk) {
   uint8_t* buffer = g_buffers[0];
   need(disk.run(kFlush, 0, nullptr, 0), kOk, "a flush");
+  need(disk.run(kIn, disk.sectors(), buffer, 512), kIoError, "a read past the end");
+  need(disk.run(kIn, disk.sectors() - 1, buffer, 1024), kIoError, "a read across the end");
+  need(disk.run(kOut, ~0ULL, buffer, 512), kIoError, "a write at the last address");
+  need(disk.run(kIn, 0, buffer, 512), kOk, "a read after the bad ones");
+  if (disk.scsi()) return;
   need(disk.run(kGetId, 0, buffer, 20), kOk, "the serial number");
   buffer[20] = '\0';
   print("serial ");
   print(reinterpret_cast<const char*>(buffer));
   print("\n");
-  need(disk.run(kIn, disk.sectors(), buffer, 512), kIoError, "a read past the end");
-  need(disk.run(kIn, disk.sectors() - 1, buffer, 1024), kIoError, "a read across the end");
-  need(disk.run(kOut, ~0ULL, buffer, 512), kIoError, "a write at the last address");
   need(disk.run(kIn, 0, buffer, 100), kIoError, "a read of 100 bytes");
   need(disk.run(static_cast<RequestType>(77), 0, buffer, 512), kUnsupported, "an unknown type");
   // QEMU calls a SCSI command an I/O error, plumb unsupported; what counts is that it is refused.
@@ -156,7 +158,7 @@ void test_odd_requests(VirtioBlkDriver& disk) {
   need(disk.run(kIn, 0, buffer, 512), kOk, "a read after the bad ones");
 }
 
-void test(VirtioBlkDriver& disk) {
+void test(DiskDriver& disk) {
   report("sectors", disk.sectors());
   report("write-through", disk.write_through() ? 1 : 0);
   for (uint64_t generation = 1; generation <= 2; ++generation) test_sizes(disk, generation);
@@ -165,7 +167,7 @@ void test(VirtioBlkDriver& disk) {
 }
 
 // Random I/O of one kind at a fixed depth. The host takes the time between BEGIN and END.
-void measure(VirtioBlkDriver& disk, RequestType type, const char* command_line) {
+void measure(DiskDriver& disk, RequestType type, const char* command_line) {
   const auto bytes = static_cast<uint32_t>(number_option(command_line, "bs=", 4096));
   const auto depth = static_cast<unsigned>(number_option(command_line, "qd=", 1));
   const uint64_t count = number_option(command_line, "count=", 10000);
@@ -224,8 +226,8 @@ extern "C" [[noreturn]] void probe_main(const StartInfo* info) {
   print("ROBE\n");  // the P was the first thing of all
   misbehave(command_line);
   if (!has_word(command_line, "hello")) {
-    static VirtioBlkDriver disk;
-    if (!disk.open(0)) fail("there is no virtio-blk disk");
+    static DiskDriver disk;
+    if (!disk.open()) fail("there is no disk");
     if (has_word(command_line, "test")) test(disk);
     if (has_word(command_line, "read")) measure(disk, kIn, command_line);
     if (has_word(command_line, "write")) measure(disk, kOut, command_line);

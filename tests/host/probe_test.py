@@ -32,6 +32,14 @@ class ProbeTest(PlumbTest):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("write-through 0", done.stdout)
 
+    def test_verify_on_the_scsi_bus(self):
+        path = self.image()
+        done = self.run_probe("test", "--disk", f"{path},bus=scsi")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn(f"sectors {64 * 2048}", done.stdout)
+        self.assertEqual(path.read_bytes()[:8],
+                         (0x9e3779b97f4a7c15 ^ 3 << 56).to_bytes(8, "little"))
+
     def test_several_vcpus(self):
         path = self.image()
         done = self.run_probe("test", "--vcpus", "4", "--disk", path)

@@ -178,6 +178,20 @@ scsi_guest_initrd() {
   } | busybox_guest_initrd "$1"
 }
 
+# guest_programs NAME PROGRAM...: puts programs of the lab, with their libraries, into the initrd NAME of a guest.
+guest_programs() {
+  local root=$work/$1.fs program library
+  shift
+  mkdir -p "$root/bin"
+  for program in "$@"; do
+    cp "$(command -v "$program")" "$root/bin/"
+    ldd "$root/bin/$program" | grep -o '/[^ ]*' | while read -r library; do
+      mkdir -p "$root$(dirname "$library")"
+      cp -L "$library" "$root$library"
+    done
+  done
+}
+
 # debian_root DEST: puts a fresh copy of the Debian root image at DEST (raw, ext4, root password "plumb").
 debian_root() { cp --reflink=always /scratch/debian.img "$1"; }
 

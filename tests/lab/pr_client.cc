@@ -85,7 +85,7 @@ Result<> run(std::span<char*> words) {
     return {};
   }
   const ReservationRequest request = command(words.subspan(2));
-  ReservationClient client(words[0]);
+  ReservationClient client([&] { return connect_to_broker(words[0]); });
   print(TRY(client.execute(lun.get(), request.cdb, request.parameters)));
   return {};
 }

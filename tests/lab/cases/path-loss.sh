@@ -54,8 +54,8 @@ END
 )
   start_guest paths --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" --console virtio \
     --lun "$wwn,id=double" --lun "$single,id=single" --disk "$work/stop.img,id=stop"
-  expect_line "$logs/paths.console" "^ROUND double" 100
-  expect_line "$logs/paths.console" "^ROUND single" 100
+  expect_line "$logs/paths.console" "^ROUND double" 240
+  expect_line "$logs/paths.console" "^ROUND single" 240
 }
 
 flap_one_path() {

@@ -1,5 +1,6 @@
-// The probe guest's driver for virtio-blk over virtio-pci (virtio 1.2, sections 2.7, 4.1, 5.2):
-// one queue, polled, no interrupts.
+// The probe guest's driver for a disk over virtio-pci, virtio-blk or the first target of
+// virtio-scsi (virtio 1.2, sections 2.7, 4.1, 5.2, 5.6): one queue of requests, polled, no
+// interrupts.
 #pragma once
 
 #include <stddef.h>
@@ -10,10 +11,14 @@ constexpr unsigned kMaxDepth = 64;  // requests in flight
 enum RequestType : uint32_t { kIn = 0, kOut = 1, kFlush = 4, kGetId = 8 };
 enum RequestStatus : uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2, kPending = 0xff };
 
-class VirtioBlkDriver {
+class DiskDriver {
  public:
-  // Finds the `index`-th virtio-blk function on bus 0 and initialises it; false when there is none.
-  bool open(unsigned index);
+  // Finds the first virtio-blk or virtio-scsi function on bus 0 and initialises it; false when
+  // there is none.
+  bool open();
+
+  // Then kGetId is no request, and an error of whatever kind is kIoError.
+  bool scsi() const { return scsi_; }
 
   uint64_t sectors() const { return sectors_; }
   bool write_through() const { return write_through_; }
@@ -37,6 +42,9 @@ class VirtioBlkDriver {
   void assign_bars(uintptr_t function);
   void negotiate();
   void set_up_queue();
+  void read_capacity();
+  void put(uintptr_t address, uint32_t bytes, bool device_writes, bool last);
+  void put_data(void* buffer, uint32_t length, unsigned segments, bool device_writes, bool last);
 
   uintptr_t common_ = 0;
   uintptr_t notify_ = 0;
@@ -44,6 +52,8 @@ class VirtioBlkDriver {
   uint32_t notify_multiplier_ = 0;
   uintptr_t doorbell_ = 0;
   uint64_t sectors_ = 0;
+  bool scsi_ = false;
+  uint16_t at_ = 0;  // the next descriptor of the chain that add() makes
   bool write_through_ = false;
   bool event_index_ = false;
   uint16_t available_ = 0;  // next index to publish

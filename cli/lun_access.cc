@@ -1,0 +1,69 @@
+#include "cli/lun_access.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "blockdev/scsi_disk.h"
+#include "cli/sandbox.h"
+#include "rdm/scsi_passthrough.h"
+
+namespace plumb {
+namespace {
+
+// Commands at a LUN that are no plain transfers: those of all its guest's vCPUs together.
+constexpr unsigned kSenders = 4;
+
+Result<UniqueFd> duplicate(const DiskSource& source) {
+  UniqueFd fd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return os_error(errno, "{} cannot be used twice", source.label);
+  return fd;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LunAccess>> LunAccess::open(const DiskSource& source,
+                                                   const std::string& disk_id,
+                                                   ReservationClient::Connect connect,
+                                                   IoThread& thread) {
+  std::unique_ptr<LunAccess> made(new LunAccess());
+  UniqueFd for_broker = TRY(duplicate(source));
+  made->fds_.push_back(for_broker.get());
+  made->reservations_ = TRY(LunReservations::start({.disk = disk_id,
+                                                    .lun = std::move(for_broker),
+                                                    .connect = std::move(connect),
+                                                    .at_start = drop_capabilities},
+                                                   thread));
+  made->transfer_limit_bytes_ = source.transfer_limit_bytes;
+  made->fua_ = source.fua;
+  if (!source.physical()) return made;
+  UniqueFd for_commands = TRY(duplicate(source));
+  made->fds_.push_back(for_commands.get());
+  made->transport_ = std::make_unique<SgTransport>(std::move(for_commands));
+  made->senders_ = TRY(WorkerThreads::start({.name = ("lun-" + disk_id).substr(0, 15),
+                                             .threads = kSenders,
+                                             .at_start = keep_only_raw_io}));
+  return made;
+}
+
+Result<> LunAccess::reopen(int fd) {
+  for (const int old : fds_) {
+    if (::dup3(fd, old, O_CLOEXEC) < 0) return os_error(errno, "a LUN cannot be opened again");
+  }
+  return {};
+}
+
+std::unique_ptr<ScsiLun> LunAccess::make_unit(Disk& disk, ScsiIdentity identity) {
+  if (transport_ == nullptr) {
+    return std::make_unique<ScsiDisk>(disk, std::move(identity), reservations_.get());
+  }
+  return std::make_unique<ScsiPassthrough>(
+      disk, *transport_, *senders_,
+      ScsiPassthrough::Config{.max_transfer_bytes = transfer_limit_bytes_,
+                              .fua = fua_,
+                              .reservations = reservations_.get()});
+}
+
+}  // namespace plumb
