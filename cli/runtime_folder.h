@@ -23,6 +23,7 @@ struct RuntimePaths {
         control(folder + "/control.sock"),
         console(folder + "/console.sock"),
         agent(folder + "/agent.sock"),
+        disks(folder + "/disks.sock"),
         log(folder + "/log") {}
 
   std::string folder;
@@ -30,6 +31,7 @@ struct RuntimePaths {
   std::string control;
   std::string console;
   std::string agent;
+  std::string disks;  // takes disks (attach_socket.h)
   std::string log;  // of a detached VM
 };
 

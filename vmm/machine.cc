@@ -59,14 +59,15 @@ void Machine::connect() {
   mmio_.add(layout::kEcam, layout::kEcamSize, pci_.ecam());
 }
 
-Result<unsigned> Machine::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable) {
+Result<unsigned> Machine::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable,
+                                     std::optional<unsigned> slot) {
   return pci_.add(TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events)),
-                  removable);
+                  removable, slot);
 }
 
-Result<unsigned> Machine::plug(std::unique_ptr<VirtioDevice> device) {
-  const unsigned slot =
-      TRY(pci_.plug(TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events))));
+Result<unsigned> Machine::plug(std::unique_ptr<VirtioDevice> device, bool removable) {
+  const unsigned slot = TRY(pci_.plug(
+      TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events)), removable));
   hotplug_.tell_plugged(slot);
   return slot;
 }

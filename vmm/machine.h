@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -36,9 +37,10 @@ class Machine {
   const Bus& ports() const { return ports_; }
   const Bus& mmio() const { return mmio_; }
 
-  // Before the vCPUs run, or (plug) while they do; the slot it got.
-  Result<unsigned> add_virtio(std::unique_ptr<VirtioDevice> device, bool removable);
-  Result<unsigned> plug(std::unique_ptr<VirtioDevice> device);
+  // Before the vCPUs run, or (plug) while they do; the slot it got, as PciBus has it.
+  Result<unsigned> add_virtio(std::unique_ptr<VirtioDevice> device, bool removable,
+                              std::optional<unsigned> slot);
+  Result<unsigned> plug(std::unique_ptr<VirtioDevice> device, bool removable);
   // Error kNotFound without a removable device.
   Result<> ask_to_eject(unsigned slot);
   // The removable device of the slot, taken off the bus; nullptr without one. Only while no vCPU

@@ -119,19 +119,20 @@ Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm, Config config) {
 Vm::Vm(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Vm::~Vm() = default;
 
-Result<unsigned> Vm::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable) {
+Result<unsigned> Vm::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable,
+                                std::optional<unsigned> slot) {
   if (state_->state.now() != VmState::kCreated) {
     return failed("a device cannot be added to a VM that has been started");
   }
-  return state_->machine->add_virtio(std::move(device), removable);
+  return state_->machine->add_virtio(std::move(device), removable, slot);
 }
 
-Result<unsigned> Vm::plug(std::unique_ptr<VirtioDevice> device) {
+Result<unsigned> Vm::plug(std::unique_ptr<VirtioDevice> device, bool removable) {
   const VmState now = state_->state.now();
   if (now != VmState::kRunning && now != VmState::kPaused) {
     return failed("a device can be plugged only into a VM that runs");
   }
-  return state_->machine->plug(std::move(device));
+  return state_->machine->plug(std::move(device), removable);
 }
 
 Result<> Vm::ask_to_unplug(unsigned slot) { return state_->machine->ask_to_eject(slot); }

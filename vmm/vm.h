@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,13 +46,14 @@ class Vm {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  // Puts `device` behind a virtio-pci function in the next free slot of bus 0, which it returns.
-  // Before start(). What is not `removable` stays for the VM's life.
-  Result<unsigned> add_virtio(std::unique_ptr<VirtioDevice> device, bool removable = false);
+  // Puts `device` behind a virtio-pci function in `slot` of bus 0, which is free, or in the lowest
+  // free one; returns which. Before start(). What is not `removable` stays for the VM's life.
+  Result<unsigned> add_virtio(std::unique_ptr<VirtioDevice> device, bool removable = false,
+                              std::optional<unsigned> slot = {});
 
-  // The same from start() on, and the guest is told; the device is removable. Errors: no slot is
+  // The same from start() on, in the lowest free slot, and the guest is told. Errors: no slot is
   // free, the guest's run has ended.
-  Result<unsigned> plug(std::unique_ptr<VirtioDevice> device);
+  Result<unsigned> plug(std::unique_ptr<VirtioDevice> device, bool removable = true);
   // Asks the guest to let go of a removable device. It may do so at any time later, or never.
   Result<> ask_to_unplug(unsigned slot);
   // Takes the removable device of a slot away, whether the guest let go of it or not, and destroys

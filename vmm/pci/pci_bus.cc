@@ -32,18 +32,19 @@ Result<unsigned> PciBus::free_slot() const {
                      kSlots - 2);
 }
 
-Result<unsigned> PciBus::add(std::unique_ptr<PciFunction> function, bool removable) {
-  const unsigned slot = TRY(free_slot());
-  TRY(add_at(slot, std::move(function)));
-  slots_[slot].removable = removable;
-  return slot;
+Result<unsigned> PciBus::add(std::unique_ptr<PciFunction> function, bool removable,
+                             std::optional<unsigned> slot) {
+  if (!slot) slot = TRY(free_slot());
+  TRY(add_at(*slot, std::move(function)));
+  slots_[*slot].removable = removable;
+  return *slot;
 }
 
-Result<unsigned> PciBus::plug(std::unique_ptr<PciFunction> function) {
+Result<unsigned> PciBus::plug(std::unique_ptr<PciFunction> function, bool removable) {
   const std::lock_guard lock(mutex_);
   const unsigned slot = TRY(free_slot());
   function->leave_bars_unassigned(mmio_);
-  slots_[slot] = {.function = std::move(function), .removable = true, .ejected = false};
+  slots_[slot] = {.function = std::move(function), .removable = removable, .ejected = false};
   return slot;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "base/result.h"
 #include "vmm/bus.h"
@@ -22,11 +23,13 @@ class PciBus {
 
   // Both before the vCPUs run. Every function is function 0 of its slot.
   Result<> add_at(unsigned slot, std::unique_ptr<PciFunction> function);
-  // In the lowest free slot, which it returns. What is `removable` can leave while the guest runs.
-  Result<unsigned> add(std::unique_ptr<PciFunction> function, bool removable = false);
+  // In `slot`, which is free, or the lowest free one; returns which. What is `removable` can leave
+  // while the guest runs.
+  Result<unsigned> add(std::unique_ptr<PciFunction> function, bool removable = false,
+                       std::optional<unsigned> slot = {});
 
-  // The same for a function that comes while the vCPUs run, and is removable. Any thread.
-  Result<unsigned> plug(std::unique_ptr<PciFunction> function);
+  // The same, in the lowest free slot, for a function that comes while the vCPUs run. Any thread.
+  Result<unsigned> plug(std::unique_ptr<PciFunction> function, bool removable = true);
   // The guest has let go of the function: from now on all of it reads as all ones. False, and
   // nothing happens, when the slot has no removable function, or it has been ejected before. Any
   // thread.
