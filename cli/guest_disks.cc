@@ -125,13 +125,13 @@ Result<nlohmann::json> GuestDisks::attach(const DiskDefinition& disk, DiskSource
   std::string place;
   if (made.slot) {
     answer["slot"] = *made.slot;
-    place = fmt::format("PCI slot {}", *made.slot);
+    place = fmt::format("in PCI slot {}", *made.slot);
   } else {
     answer["target"] = *made.target;
-    place = fmt::format("SCSI target {}", *made.target);
+    place = fmt::format("as SCSI target {}", *made.target);
   }
   config_.events->add("disk-attached", disk.id,
-                      fmt::format("disk {} ({}) is attached, in {}", disk.id, label, place));
+                      fmt::format("disk {} ({}) is attached {}", disk.id, label, place));
   return answer;
 }
 

@@ -157,6 +157,7 @@ void VmDisks::close(size_t index) {
   });
   open.image.reset();
   open.mapping.reset();
+  open.wwn.clear();  // the VM may have the LUN again
 }
 
 void VmDisks::remove(size_t index) {

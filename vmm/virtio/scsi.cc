@@ -76,7 +76,7 @@ struct VirtioScsi::TaskRequest {
 
 struct VirtioScsi::Event {
   uint32_t event = kEventNone;
-  ScsiLunAddress lun{};
+  uint8_t target = 0;
   uint32_t reason = 0;
 };
 
@@ -113,15 +113,15 @@ void VirtioScsi::add_target(uint8_t target, ScsiLun& lun) {
     targets_[target] = {.lun = &lun, .use = {}, .removed = {}};
     lun.on_change([this, target](ScsiSense sense) {
       const uint32_t reason = sense.asc | (uint32_t{sense.ascq} << 8U);
-      if (changes_told_) post({kEventParameterChange, address_of(target), reason});
+      if (changes_told_) post({kEventParameterChange, target, reason});
     });
-    if (hotplug_told_) post({kEventTransportReset, address_of(target), kReasonRescan});
+    if (hotplug_told_) post({kEventTransportReset, target, kReasonRescan});
   });
 }
 
 void VirtioScsi::announce_removal(uint8_t target) {
   thread_.run([this, target] {
-    if (hotplug_told_) post({kEventTransportReset, address_of(target), kReasonRemoved});
+    if (hotplug_told_) post({kEventTransportReset, target, kReasonRemoved});
   });
 }
 
@@ -426,7 +426,10 @@ void VirtioScsi::send_events() {
     std::array<std::byte, kEventBytes> bytes{};
     const uint32_t missed = std::exchange(events_missed_, false) ? kEventsMissed : 0;
     store_le(&bytes[0], event.event | missed);
-    std::memcpy(&bytes[4], event.lun.data(), event.lun.size());
+    // LUN 0 as REPORT LUNS has it, with zeroes: drivers take the address of an event for a number,
+    // and that of requests (address_of) would be another unit, 16384, to them.
+    bytes[4] = std::byte{1};
+    bytes[5] = std::byte{event.target};
     store_le(&bytes[12], event.reason);
     const size_t copied = copy_to(chain->writable(), bytes);
     queues_.push(kEventQueue, std::move(*chain), static_cast<uint32_t>(copied));

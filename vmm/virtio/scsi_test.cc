@@ -380,6 +380,7 @@ TEST_CASE("virtio-scsi: a new capacity is an event, and missed ones are told of"
   CHECK(events.wait_used().length == 16);
   CHECK(load_le<uint32_t>(buffer.host) == 3);
   CHECK(buffer.byte(5) == kTarget);
+  CHECK(buffer.part(6, 6).all(0));  // Linux looks for the unit by what is here
   CHECK(load_le<uint32_t>(buffer.host + 12) == 0x092a);
   CHECK(fixture.run({0x00}).sense() == sense::kCapacityChanged);
   CHECK(load_be<uint32_t>(fixture.run({0x25}, 0, 8).data.host) == kBlocks);
@@ -451,6 +452,7 @@ SeenEvent next_event(Fixture& fixture) {
   const GuestBuffer buffer = fixture.guest.allocate(16);
   fixture.driver->queue(1).chain().writable(buffer).send();
   CHECK(fixture.driver->queue(1).wait_used().length == 16);
+  CHECK(buffer.part(6, 6).all(0));
   return {load_le<uint32_t>(buffer.host), static_cast<unsigned>(buffer.host[5]),
           load_le<uint32_t>(buffer.host + 12)};
 }
