@@ -4,10 +4,13 @@
 #include <unistd.h>
 
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <cerrno>
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "base/message_socket.h"
@@ -20,9 +23,16 @@ namespace {
 using Json = nlohmann::json;
 using Descriptor = boost::asio::posix::stream_descriptor;
 
+constexpr std::chrono::seconds kPatience{10};
+
 Result<> send_json(int socket, const Json& json, std::span<const int> fds = {}) {
   const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return send_message(socket, std::as_bytes(std::span(text)), fds);
+}
+
+Result<ReceivedMessage> exchange(int socket, const Json& message, const std::vector<int>& fds) {
+  TRY(send_json(socket, message, fds));
+  return receive_message(socket, AttachServer::kMaxMessageBytes);
 }
 
 Result<Json> parse(std::span<const std::byte> bytes) {
@@ -68,9 +78,15 @@ void AttachServer::State::accept() {
 
 void AttachServer::State::serve(const std::shared_ptr<Descriptor>& connection) {
   ++connections;
-  connection->async_wait(Descriptor::wait_read, [self = shared_from_this(), connection](
-                                                    const boost::system::error_code& error) {
+  // Ends the wait for a client that sends nothing.
+  auto patience = std::make_shared<boost::asio::steady_timer>(context, kPatience);
+  patience->async_wait([connection](const boost::system::error_code& error) {
+    if (!error) connection->cancel();
+  });
+  connection->async_wait(Descriptor::wait_read, [self = shared_from_this(), connection,
+                                                 patience](const boost::system::error_code& error) {
     --self->connections;
+    patience->cancel();
     if (error || !self->handler) return;
     Result<Json> answer = self->answer(connection->native_handle());
     const Json reply = answer.ok() ? answer.value()
@@ -114,11 +130,14 @@ Result<Json> hand_over_disk(const std::string& path, const DiskDefinition& disk,
                             const DiskSource& source) {
   const UniqueFd socket = TRY(connect_unix(path, SOCK_SEQPACKET));
   const Json message{{"disk", disk_to_json(disk)}, {"source", source_to_json(source)}};
-  TRY(send_json(socket.get(), message, source_fds(source)));
-  const ReceivedMessage received =
-      TRY(receive_message(socket.get(), AttachServer::kMaxMessageBytes));
-  if (received.bytes.empty()) return failed("the VM ended, or takes no more disks now");
-  const Json answer = TRY(parse(received.bytes));
+  Result<ReceivedMessage> received = exchange(socket.get(), message, source_fds(source));
+  const int error = received.ok() ? 0 : received.error().os_errno;
+  const bool closed = error == EPIPE || error == ECONNRESET;
+  if (closed || (received.ok() && received->bytes.empty())) {
+    return failed("the VM ended, or takes no more disks now");
+  }
+  if (!received.ok()) return std::move(received).error();
+  const Json answer = TRY(parse(received->bytes));
   if (!answer.contains("error")) return answer;
   return make_error(static_cast<ErrorKind>(answer.value("kind", 0)), "{}",
                     answer.value("error", "no reason given"));

@@ -58,10 +58,11 @@ Json find_disk(const Json& vm, const std::string& id) {
 }
 
 // Whether the last thing told of the disk is that it was taken from a guest that used it.
-Result<bool> was_forced_off(const VmClient& vm, const std::string& id) {
-  const Json events = TRY(vm.get("/vm/events"));
+bool was_forced_off(const VmClient& vm, const std::string& id) {
+  const Result<Json> events = vm.get("/vm/events");
   bool forced = false;
-  for (const Json& event : events) {
+  if (!events.ok()) return forced;  // the VM has ended, and the disk is free
+  for (const Json& event : events.value()) {
     const std::string kind = event.value("kind", "");
     if (event.value("disk", "") != id || !kind.starts_with("disk-")) continue;
     forced = kind == "disk-forced-off";
@@ -103,7 +104,7 @@ Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, 
   std::chrono::steady_clock::time_point left{};
   while (true) {
     const Json disk = find_disk(status, id);
-    if (disk.is_null()) return report_gone(id, TRY(was_forced_off(vm, id)), false);
+    if (disk.is_null()) return report_gone(id, was_forced_off(vm, id), false);
     const std::string state = disk.value("state", "");
     if (state == "gone") return report_gone(id, true, true);
     if (state != "detaching" && state != "leaving") {
@@ -119,7 +120,12 @@ Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, 
           id, disk.value("in_flight", 0), disk.value("device", ""));
     }
     std::this_thread::sleep_for(kLookEvery);
-    status = TRY(vm.get("/vm"));
+    Result<Json> now_status = vm.get("/vm");
+    if (!now_status && vm.wait_for_end(0)) {
+      fmt::print("{} is detached: the VM has ended\n", id);
+      return kExitOk;
+    }
+    status = TRY(std::move(now_status));
   }
 }
 
