@@ -119,10 +119,10 @@ void Disk::finished(BlockRequest& request) {
 }
 
 // Some errors are the answer: retrying cannot change them, or, for a flush, must not hide that what
-// it should have written may be gone.
+// it should have written may be gone. With writethrough it should have written nothing.
 bool Disk::stops_for(const BlockRequest& request) const {
   if (config_.on_error != ErrorPolicy::kPause || request.unwanted || cut_off_) return false;
-  if (request.op == BlockOp::kFlush) return false;
+  if (request.op == BlockOp::kFlush && config_.cache == CacheMode::kWriteback) return false;
   return request.error != EOPNOTSUPP && request.error != EBADE;  // EBADE: reservation conflict
 }
 
@@ -171,6 +171,15 @@ void Disk::retry() {
   all.push_all(kept_);
   all.push_all(parked_);
   parked_.push_all(all);
+  send_parked();
+}
+
+void Disk::set_on_error(ErrorPolicy policy) {
+  config_.on_error = policy;
+  if (policy != ErrorPolicy::kReport || !std::exchange(stopped_, false)) return;
+  BlockRequestList failed;
+  failed.push_all(kept_);
+  while (BlockRequest* request = failed.pop()) give_back(*request);
   send_parked();
 }
 

@@ -80,10 +80,15 @@ class Disk {
   void hold(int64_t deadline_ns, Drained drained);
   void release();
 
-  // Whether an error stopped the disk (ErrorPolicy::kPause).
+  // Whether an error stopped the disk (ErrorPolicy::kPause), or stop() did.
   bool stopped() const { return stopped_; }
+  // Lets no request reach the device until retry(), as an error would.
+  void stop() { stopped_ = true; }
   // Sends what an error left undone, and lets the rest pass. Harmless when not stopped.
   void retry();
+  // What errors do from now on. With kReport, the requests that are kept end with their errors, and
+  // a disk that an error stopped goes on.
+  void set_on_error(ErrorPolicy policy);
 
   // Takes back a submitted request that waits here: true, and its done() is not called any more.
   // False when it is at the device.

@@ -333,6 +333,42 @@ TEST_CASE(
   CHECK(disk.stats().of(BlockOp::kWrite).requests == 4);
 }
 
+TEST_CASE("a disk that is stopped sends nothing until it is to try again") {
+  Fixture fixture;
+  Disk disk = fixture.slow();
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest request;
+  fixture.prepare_write(request);
+  fixture.thread->run([&] { disk.stop(); });
+  client.submit(request);
+  CHECK(fixture.reached.empty());
+  fixture.thread->run([&] { disk.retry(); });
+  REQUIRE(fixture.reached.size() == 1);
+  fixture.let_go(0);
+  CHECK(request.calls == 1);
+}
+
+TEST_CASE("a disk that waits no longer ends what it kept with its error, and sends the rest") {
+  Fixture fixture;
+  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest kept;
+  TestRequest parked;
+  fixture.prepare_write(kept);
+  fixture.prepare_write(parked);
+  client.submit(kept);
+  fixture.let_go(0, ENOLINK);
+  client.submit(parked);
+  fixture.thread->run([&] { disk.set_on_error(ErrorPolicy::kReport); });
+  CHECK(kept.calls == 1);
+  CHECK(kept.error == ENOLINK);
+  REQUIRE(fixture.reached.size() == 2);
+  fixture.let_go(1, EIO);
+  CHECK(parked.calls == 1);
+  CHECK(parked.error == EIO);
+}
+
 TEST_CASE("a disk that is cut off ends all that waits and comes with EIO, and is told when idle") {
   Fixture fixture;
   Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
@@ -365,8 +401,7 @@ TEST_CASE("a disk that is cut off ends all that waits and comes with EIO, and is
   fixture.thread->run([] {});
   CHECK(idle);
   CHECK(requests[1].error == ENOLINK);
-  fixture.thread->run(
-      [&] { disk.replace_device(std::make_unique<GoneDevice>(disk.info())); });
+  fixture.thread->run([&] { disk.replace_device(std::make_unique<GoneDevice>(disk.info())); });
   CHECK(client.flush() == EIO);
   CHECK(disk.info().size_bytes == kSize);
 }
@@ -387,9 +422,9 @@ TEST_CASE("a request kept by an error can be withdrawn") {
 }
 
 TEST_CASE(
-    "with the policy pause a failed flush and a reservation conflict are reported all the same") {
+    "with the policy pause, what a flush may have lost and a reservation conflict are reported") {
   Fixture fixture;
-  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+  Disk disk({.id = "data", .cache = CacheMode::kWriteback, .on_error = ErrorPolicy::kPause},
             std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
   BlockClient<Disk> client(disk, *fixture.thread);
   TestRequest flush;
@@ -402,6 +437,22 @@ TEST_CASE(
   client.submit(write);
   fixture.let_go(1, EBADE);
   CHECK(write.error == EBADE);
+}
+
+TEST_CASE("with writethrough a flush has nothing to lose, and is kept like others") {
+  Fixture fixture;
+  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest flush;
+  flush.op = BlockOp::kFlush;
+  client.submit(flush);
+  fixture.let_go(0, EIO);
+  CHECK(flush.calls == 0);
+  fixture.thread->run([&] { disk.retry(); });
+  fixture.let_go(1);
+  CHECK(flush.calls == 1);
+  CHECK(flush.error == 0);
 }
 
 TEST_CASE("errors are told of once a second, with the number of those between") {

@@ -89,12 +89,16 @@ FileDevice::FileDevice(Config config, const FileFacts& facts, IoThread& thread)
     slot.io.done = completed;
     slot.next = std::exchange(free_, &slot);
   }
-  thread_.run([this] { file_ = thread_.engine().add_file(fd_.get()); });
-  for (Slot& slot : slots_) slot.io.file = file_;
   flush_.kind = IoOpKind::kSync;
-  flush_.file = file_;
   flush_.owner = this;
   flush_.done = flush_completed;
+  thread_.run([this] { set_file(); });
+}
+
+void FileDevice::set_file() {
+  file_ = thread_.engine().add_file(fd_.get());
+  for (Slot& slot : slots_) slot.io.file = file_;
+  flush_.file = file_;
 }
 
 FileDevice::~FileDevice() {
@@ -442,6 +446,23 @@ void FileDevice::finish(Slot& slot, int error) {
   }
   request.error = error;
   request.done(request);
+}
+
+Result<> FileDevice::reopen(UniqueFd fd, const FileFacts& facts) {
+  const BlockInfo& info = facts.info;
+  if (info.logical_block_size != info_.logical_block_size || facts.block_device != block_device_) {
+    return failed("{} has blocks of {} bytes now, and had blocks of {}", label_,
+                  info.logical_block_size, info_.logical_block_size);
+  }
+  if (info.size_bytes < info_.size_bytes) {
+    return failed("{} has shrunk from {} to {} bytes", label_, info_.size_bytes, info.size_bytes);
+  }
+  thread_.engine().remove_file(file_);
+  fd_ = std::move(fd);
+  set_file();
+  // Of buffers, and only known to this device.
+  info_.memory_alignment = std::max(info_.memory_alignment, info.memory_alignment);
+  return {};
 }
 
 Result<> FileDevice::reread_size() {

@@ -43,11 +43,17 @@ class FileDevice final : public BlockDevice, private BatchEnd {
   // Nothing may be in flight.
   ~FileDevice() override;
 
+  // Goes on with another descriptor of the same file or LUN, examined as `facts`; what is known of
+  // failed flushes stays. Nothing may be in flight. Errors: other blocks, or smaller; then nothing
+  // changes. Only on the I/O thread.
+  Result<> reopen(UniqueFd fd, const FileFacts& facts);
+
   const BlockInfo& info() const override { return info_; }
   Result<> reread_size() override;
   void submit(BlockRequest& request) override;
 
  private:
+  void set_file();
   enum class Step : uint8_t {
     kTransfer,     // read or write, straight from the request's buffers
     kBounce,       // read or write of one piece through an aligned buffer

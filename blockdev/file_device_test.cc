@@ -448,6 +448,46 @@ TEST_CASE("what a device cannot be made of is refused") {
   CHECK(error_of(image.open(), false) == "disk.img is empty");
 }
 
+TEST_CASE("a device goes on with another descriptor, and remembers a failed flush") {
+  for (const EngineKind kind : kBothEngines) {
+    Fixture fixture(kind);
+    const TestImage other(16U << 20U);
+    REQUIRE(fixture.client->write(0, fixture.buffer) == 0);
+    fixture.log.inject({IoOpKind::kSync, -EIO});
+    REQUIRE(fixture.client->flush() == EIO);
+    const FileFacts facts =
+        FileDevice::examine({.fd = other.open().get(), .label = other.path()}).value();
+    fixture.thread->run([&] { REQUIRE(fixture.device->reopen(other.open(), facts).ok()); });
+    CHECK(fixture.client->flush() == EIO);
+    REQUIRE(fixture.client->write(4096, fixture.buffer, true) == 0);
+    AlignedBuffer found(4096);
+    REQUIRE(::pread(other.open().get(), found.data(), found.size(), 4096) == 4096);
+    CHECK(found == fixture.buffer);
+    // As large as before, until it is looked at.
+    CHECK(fixture.device->info().size_bytes == 8U << 20U);
+    fixture.thread->run([&] { REQUIRE(fixture.device->reread_size().ok()); });
+    CHECK(fixture.device->info().size_bytes == 16U << 20U);
+  }
+}
+
+TEST_CASE("a descriptor of something smaller, or with other blocks, is not gone on with") {
+  Fixture fixture(EngineKind::kAuto);
+  const TestImage small(4U << 20U);
+  FileFacts facts = FileDevice::examine({.fd = small.open().get(), .label = small.path()}).value();
+  const auto reopen = [&] {
+    Result<> done;
+    fixture.thread->run([&] { done = fixture.device->reopen(small.open(), facts); });
+    return done.ok() ? "" : done.error().message;
+  };
+  CHECK(reopen() == fixture.image.path() + " has shrunk from 8388608 to 4194304 bytes");
+  facts.info.logical_block_size = 4096;
+  CHECK(reopen() == fixture.image.path() + " has blocks of 4096 bytes now, and had blocks of 512");
+  REQUIRE(fixture.client->write(0, fixture.buffer, true) == 0);
+  AlignedBuffer found(4096);
+  REQUIRE(::pread(fixture.image.open().get(), found.data(), found.size(), 0) == 4096);
+  CHECK(found == fixture.buffer);
+}
+
 TEST_CASE("a read-only device offers no changes, and discard can be switched off") {
   EngineLog log;
   const auto thread = recording_thread(EngineKind::kAuto, log);

@@ -47,6 +47,7 @@ constexpr unsigned kMaxPollUs = 1000;  // more would be a CPU spent on one disk
 constexpr uint64_t kMaxIops = 1'000'000'000;
 constexpr uint64_t kMinBandwidth = 64 * kKiB;  // below, a guest's kernel takes its disk for dead
 constexpr unsigned kMaxBurstSeconds = 3600;
+constexpr unsigned kMaxPathTimeoutSeconds = 86400;
 
 Result<bool> parse_bool(std::string_view text) {
   if (text == "true" || text == "on" || text == "yes" || text.empty()) return true;
@@ -95,6 +96,9 @@ Result<uint64_t> parse_iops(std::string_view text) {
 }
 Result<unsigned> parse_burst(std::string_view text) {
   return parse_number<unsigned>(text, "seconds", 1, kMaxBurstSeconds);
+}
+Result<unsigned> parse_path_timeout(std::string_view text) {
+  return parse_number<unsigned>(text, "seconds", 1, kMaxPathTimeoutSeconds);
 }
 Result<uint64_t> parse_bandwidth(std::string_view text) {
   const uint64_t bytes = TRY(parse_size(text));
@@ -211,6 +215,8 @@ constexpr Key<DiskDefinition> kDiskKeys[] = {
      assign<&Disk_::allow_weak_identity, parse_bool, Disk_>},
     {"on-error", "report (to the guest) or pause (the VM)", false,
      assign<&Disk_::on_error, parse_on_error, Disk_>},
+    {"path-timeout", "seconds without a path to its LUN after which errors reach the guest", false,
+     assign<&Disk_::path_timeout_s, parse_path_timeout, Disk_>},
     {"iops", "limit of requests a second", false, assign<&Disk_::iops, parse_iops, Disk_>},
     {"bandwidth", "limit of bytes a second, e.g. 100M", false,
      assign<&Disk_::bandwidth_bytes, parse_bandwidth, Disk_>},
@@ -338,6 +344,9 @@ Result<> complete_disk(DiskDefinition& disk) {
         disk.id);
   }
   if (disk.on_error.empty()) disk.on_error = disk.image.empty() ? "pause" : "report";
+  if (disk.path_timeout_s > 0 && (!disk.image.empty() || disk.on_error != "pause")) {
+    return usage_error("disk '{}': path-timeout is for LUNs with on-error = pause", disk.id);
+  }
   if (disk.serial.empty()) disk.serial = disk.id.substr(0, kMaxSerialBytes);
   return {};
 }
@@ -425,8 +434,8 @@ Result<> complete(VmDefinition& definition) {
 }
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DiskDefinition, id, image, lun, rdm, serial, bus, cache, engine,
-                                   read_only, discard, allow_weak_identity, on_error, iops,
-                                   bandwidth_bytes, burst_seconds)
+                                   read_only, discard, allow_weak_identity, on_error,
+                                   path_timeout_s, iops, bandwidth_bytes, burst_seconds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetDefinition, tap, mac)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(VmDefinition, name, memory_bytes, huge_pages, registered_memory,
                                    vcpus, kernel, initrd, cmdline, console, on_reboot, vcpu_cpus,

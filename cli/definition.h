@@ -29,6 +29,7 @@ struct DiskDefinition {
   bool discard = true;
   bool allow_weak_identity = false;
   std::string on_error;          // "report" or "pause"; "" is filled in: report for images
+  unsigned path_timeout_s = 0;   // of a LUN that pauses the VM: then errors are reported; 0: never
   uint64_t iops = 0;             // limit; 0: none
   uint64_t bandwidth_bytes = 0;  // limit, of a second; 0: none
   unsigned burst_seconds = 1;    // what quiet time is worth, against the limits

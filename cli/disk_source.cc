@@ -13,11 +13,12 @@ namespace plumb {
 namespace {
 
 Result<DiskSource> open_image(const DiskDefinition& definition) {
-  UniqueFd fd = TRY(open_image_file({definition.image, definition.read_only}));
-  return DiskSource{std::move(fd), "image " + definition.image, definition.image, {}, {}, {}};
+  DiskSource source;
+  source.fd = TRY(open_image_file({definition.image, definition.read_only}));
+  source.label = "image " + definition.image;
+  source.device = definition.image;
+  return source;
 }
-
-std::string label_of(const LunId& id) { return "LUN " + id.text(); }
 
 // `before` are the VM's other disks: a LUN that it has already would be refused as somebody's whom
 // nobody can see, or, when it is shared, not at all.
@@ -33,12 +34,9 @@ Result<DiskSource> open_lun(const DiskDefinition& definition,
                             const std::vector<DiskSource>& before) {
   const LunResolver resolver;
   const LunId id = TRY(LunId::parse(definition.lun));
-  ClaimedLun claimed = TRY(claim_once(
-      resolver, id,
-      {.read_only = definition.read_only, .allow_weak_identity = definition.allow_weak_identity},
-      before));
-  const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(id), device, id.text(), {}, {}};
+  const ClaimOptions options{.read_only = definition.read_only,
+                             .allow_weak_identity = definition.allow_weak_identity};
+  return source_of(resolver, TRY(claim_once(resolver, id, options, before)), options);
 }
 
 // First the mapping's lock, whose holder is the VM to ask; then the claim; then what was recorded,
@@ -54,16 +52,15 @@ Result<DiskSource> open_mapped(const DiskDefinition& definition,
         "--mode virtual",
         definition.rdm);
   }
-  ClaimedLun claimed = TRY(claim_once(resolver, mapping.wwid,
-                                      {.read_only = definition.read_only,
-                                       .allow_weak_identity = mapping.allow_weak_identity,
-                                       .shared = mapping.shared},
-                                      before));
+  const ClaimOptions options{.read_only = definition.read_only,
+                             .allow_weak_identity = mapping.allow_weak_identity,
+                             .shared = mapping.shared};
+  ClaimedLun claimed = TRY(claim_once(resolver, mapping.wwid, options, before));
   const std::vector<std::string> found = differences(mapping, claimed.lun);
   if (!found.empty()) return failed("mapping {}: {}", definition.rdm, found.front());
-  const std::string device = resolver.device_path(claimed.lun);
-  return DiskSource{std::move(claimed.fd), label_of(mapping.wwid), device,
-                    mapping.wwid.text(),   std::move(open.lock),   {}};
+  DiskSource source = source_of(resolver, std::move(claimed), options);
+  source.mapping = std::move(open.lock);
+  return source;
 }
 
 Result<DiskSource> open_source(const DiskDefinition& definition,
@@ -83,6 +80,16 @@ Result<DiskSource> open_and_examine(const DiskDefinition& definition,
 }
 
 }  // namespace
+
+DiskSource source_of(const LunResolver& resolver, ClaimedLun claimed, const ClaimOptions& options) {
+  DiskSource source;
+  source.fd = std::move(claimed.fd);
+  source.label = "LUN " + claimed.lun.id.text();
+  source.device = resolver.device_path(claimed.lun);
+  source.wwn = claimed.lun.id.text();
+  source.claim = options;
+  return source;
+}
 
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks) {
   std::vector<DiskSource> sources;

@@ -9,6 +9,7 @@
 #include "base/unique_fd.h"
 #include "blockdev/file_facts.h"
 #include "cli/definition.h"
+#include "rdm/claim.h"
 
 namespace plumb {
 
@@ -19,8 +20,12 @@ struct DiskSource {
   std::string device;  // the path behind it now: "/dev/sdb", "/srv/root.img"
   std::string wwn;     // of a LUN
   UniqueFd mapping;    // the lock of the mapping file; none without one
+  ClaimOptions claim;  // of a LUN: how it was claimed
   FileFacts facts;     // of what `fd` is
 };
+
+// The source that a claimed LUN is; it is still to be examined.
+DiskSource source_of(const LunResolver& resolver, ClaimedLun claimed, const ClaimOptions& options);
 
 // Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims
 // the LUN. A LUN that is not what its mapping recorded (smaller, other blocks, another serial

@@ -35,7 +35,7 @@ ScsiIdentity scsi_identity(const std::string& serial, const std::string& wwn) {
 
 }  // namespace
 
-GuestDisks::GuestDisks(Config config) : config_(config) {}
+GuestDisks::GuestDisks(Config config) : config_(std::move(config)) {}
 GuestDisks::~GuestDisks() = default;
 
 Result<> GuestDisks::add_to(Vm& vm) {
@@ -59,6 +59,7 @@ void GuestDisks::guest_ended() {
       seats_.push_back(std::move(seat));
       continue;
     }
+    config_.leaves(seat->id);
     config_.disks->remove(index_of(*seat));
     config_.events->add("disk-detached", seat->id,
                         fmt::format("disk {} is detached: the guest ended", seat->id));
@@ -120,6 +121,7 @@ Result<nlohmann::json> GuestDisks::attach(const DiskDefinition& disk, DiskSource
     disks.remove(disks.count() - 1);
     return std::move(seated).error();
   }
+  config_.came(disk.id);
   const Seat& made = *find(disk.id);
   nlohmann::json answer{{"disk", disk.id}};
   std::string place;
@@ -215,6 +217,7 @@ void GuestDisks::take_out(Seat& seat, bool forced) {
   seat.state = State::kLeaving;
   seat.forced = forced;
   seat.timer.reset();
+  config_.leaves(seat.id);
   config_.disks->cut_off(index_of(seat), later(seat, &GuestDisks::medium_idle));
   if (seat.target) host_->remove_target(*seat.target, later(seat, &GuestDisks::target_removed));
 }
@@ -262,7 +265,7 @@ GuestDisks::Seat* GuestDisks::find(uint64_t number) const {
 }
 
 size_t GuestDisks::index_of(const Seat& seat) const {
-  const std::optional<size_t> index = config_.disks->find(seat.id);
+  const std::optional<size_t> index = config_.disks->index_of(seat.id);
   ENSURE(index.has_value());
   return *index;
 }

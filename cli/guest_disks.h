@@ -13,6 +13,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -35,6 +36,9 @@ class GuestDisks {
     IoThread* spare = nullptr;
     EventLog* events = nullptr;
     boost::asio::io_context* context = nullptr;
+    // A disk has come, or is about to be cut off from its medium.
+    std::function<void(const std::string& disk)> came;
+    std::function<void(const std::string& disk)> leaves;
     uint16_t queues = 1;  // of a device
   };
   explicit GuestDisks(Config config);

@@ -150,6 +150,23 @@ constexpr unsigned long kBrokerIoctls[] = {
     IOC_PR_REGISTER, IOC_PR_RESERVE, IOC_PR_RELEASE, IOC_PR_PREEMPT_ABORT,
     IOC_PR_PREEMPT,  IOC_PR_CLEAR,   SG_IO};
 
+// The keeper of LUNs: reads sysfs and procfs, opens and asks LUNs.
+constexpr int kKeeperAllowed[] = {
+    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg),
+    SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(setsockopt), SCMP_SYS(openat), SCMP_SYS(open),
+    SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev),
+    SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(stat),
+    SCMP_SYS(lstat), SCMP_SYS(statx), SCMP_SYS(lseek), SCMP_SYS(readlink), SCMP_SYS(readlinkat),
+    SCMP_SYS(getdents64), SCMP_SYS(getcwd),
+    // memory, time
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(clock_gettime),
+    SCMP_SYS(clock_nanosleep), SCMP_SYS(restart_syscall), SCMP_SYS(futex),
+    // signals
+    SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigreturn), SCMP_SYS(exit), SCMP_SYS(exit_group)};
+
+constexpr unsigned long kKeeperIoctls[] = {SG_IO, BLKGETSIZE64, BLKSSZGET, BLKPBSZGET};
+
 constexpr uint64_t kAllBits = ~uint64_t{0};
 constexpr uint64_t kIoctlBits = 0xffffffff;  // the kernel looks at no more of the number
 constexpr uint64_t kIoctlTypeBits = 0xff00;  // ioctl(2): the driver's letter
@@ -166,18 +183,31 @@ int allow_if(scmp_filter_ctx filter, int call, scmp_arg_cmp condition) {
   return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
 }
 
-// Of system calls whose argument decides: what every program here needs. Returns a negative errno,
-// or 0.
+// Of system calls whose argument decides: what every program here needs. Each returns a negative
+// errno, or 0.
+int allow_memory(scmp_filter_ctx filter) {
+  // No memory that is both written and run.
+  int error = 0;
+  for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
+    if (error == 0) error = allow_if(filter, call, bits_equal(2, PROT_EXEC, 0));
+  }
+  return error;
+}
+
+int allow_ioctls(scmp_filter_ctx filter, std::span<const unsigned long> requests) {
+  int error = 0;
+  for (const unsigned long request : requests) {
+    if (error == 0) error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
+  }
+  return error;
+}
+
 int allow_threads(scmp_filter_ctx filter) {
   // Threads, no processes; signals for this process only.
   int error = allow_if(filter, SCMP_SYS(clone), bits_equal(0, CLONE_THREAD, CLONE_THREAD));
   const auto self = static_cast<uint64_t>(::getpid());
   if (error == 0) error = allow_if(filter, SCMP_SYS(tgkill), bits_equal(0, kAllBits, self));
-  // No memory that is both written and run.
-  for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
-    if (error == 0) error = allow_if(filter, call, bits_equal(2, PROT_EXEC, 0));
-  }
-  return error;
+  return error == 0 ? allow_memory(filter) : error;
 }
 
 // The same for a VM.
@@ -185,9 +215,7 @@ int allow_by_argument(scmp_filter_ctx filter) {
   int error = allow_threads(filter);
   if (error == 0)
     error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlTypeBits, kKvmIoctlType));
-  for (const unsigned long request : kIoctls) {
-    if (error == 0) error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
-  }
+  if (error == 0) error = allow_ioctls(filter, kIoctls);
   // The names of threads.
   if (error == 0) error = allow_if(filter, SCMP_SYS(prctl), bits_equal(0, kAllBits, PR_SET_NAME));
   return error;
@@ -239,11 +267,23 @@ Result<> restrict_system_calls() {
 
 Result<> restrict_broker_system_calls() {
   return load_filter(kBrokerAllowed, [](scmp_filter_ctx filter) {
-    int error = allow_threads(filter);
-    for (const unsigned long request : kBrokerIoctls) {
-      if (error == 0) error = allow_if(filter, SCMP_SYS(ioctl), bits_equal(1, kIoctlBits, request));
-    }
-    return error;
+    const int error = allow_threads(filter);
+    return error == 0 ? allow_ioctls(filter, kBrokerIoctls) : error;
+  });
+}
+
+Result<> give_up_keeper_privileges() {
+  TRY(refuse_new_privileges());
+  TRY(restrict_file_system({{"/sys", kReadRights},
+                            {"/proc", kReadRights},
+                            {"/dev", kReadRights | LANDLOCK_ACCESS_FS_WRITE_FILE}}));
+  return set_capabilities(0);
+}
+
+Result<> restrict_keeper_system_calls() {
+  return load_filter(kKeeperAllowed, [](scmp_filter_ctx filter) {
+    const int error = allow_memory(filter);
+    return error == 0 ? allow_ioctls(filter, kKeeperIoctls) : error;
   });
 }
 

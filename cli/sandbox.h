@@ -32,6 +32,12 @@ bool have_landlock();
 Result<> give_up_broker_privileges();
 Result<> restrict_broker_system_calls();
 
+// The same two steps for the keeper of LUNs. Leaves no capability, of the file system the reading
+// of sysfs and procfs and what the user may open below /dev, and no system call that starts a
+// program or makes a thread or process.
+Result<> give_up_keeper_privileges();
+Result<> restrict_keeper_system_calls();
+
 // Leaves the system calls that run a guest, serve its devices, and start it again after a reboot.
 Result<> restrict_system_calls();
 

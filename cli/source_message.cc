@@ -61,6 +61,9 @@ Json source_to_json(const DiskSource& source) {
   return {{"label", source.label},
           {"device", source.device},
           {"wwn", source.wwn},
+          {"read_only", source.claim.read_only},
+          {"allow_weak_identity", source.claim.allow_weak_identity},
+          {"shared", source.claim.shared},
           {"facts", facts_to_json(source.facts)}};
 }
 
@@ -79,6 +82,9 @@ Result<DiskSource> source_from_json(const Json& json, std::vector<UniqueFd> fds)
     json.at("label").get_to(source.label);
     json.at("device").get_to(source.device);
     json.at("wwn").get_to(source.wwn);
+    json.at("read_only").get_to(source.claim.read_only);
+    json.at("allow_weak_identity").get_to(source.claim.allow_weak_identity);
+    json.at("shared").get_to(source.claim.shared);
     source.facts = facts_from_json(json.at("facts"));
   } catch (const Json::exception& error) {
     return failed("a disk was handed over by a message that cannot be read: {}", error.what());

@@ -21,6 +21,7 @@ DiskSource some_source() {
   source.label = "LUN naa.600";
   source.device = "/dev/sdb";
   source.wwn = "naa.600";
+  source.claim = {.read_only = true, .allow_weak_identity = true, .shared = true};
   source.facts.info = {.size_bytes = 1 << 20,
                        .logical_block_size = 4096,
                        .physical_block_size = 4096,

@@ -21,13 +21,37 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::string describe(const DiskError& error, const std::string& id, const std::string& label) {
+// `then`: what ends the pause.
+std::string describe(const DiskError& error, const std::string& id, const std::string& label,
+                     std::string_view then) {
   std::string text =
       fmt::format("disk {} ({}): {} of {} bytes at {} failed: {}", id, label, name_of(error.op),
                   error.length, error.offset, std::strerror(error.error));
   if (error.unspoken > 0) text += fmt::format(" (and {} errors before it)", error.unspoken);
-  if (error.stopped) text += "; the VM is paused, `plumb resume` tries again";
+  if (error.stopped) text += fmt::format("; the VM is paused, {}", then);
   return text;
+}
+
+// Nothing may be in flight when the device gets another descriptor, and all must have come back
+// when `retried` hears whether the disk stopped again.
+void retry_on_thread(Disk& disk, FileDevice& under, UniqueFd fd, const FileFacts& facts,
+                     VmDisks::Retried retried) {
+  constexpr int64_t kPatienceNs = int64_t{VmDisks::kRetrySeconds} * 1'000'000'000;
+  const auto deadline_ns = [&disk] { return disk.thread().turn_ns() + kPatienceNs; };
+  disk.hold(deadline_ns(), [=, &disk, &under, fd = std::move(fd),
+                            retried = std::move(retried)](Result<> drained) mutable {
+    if (!drained) return retried(std::move(drained), disk.stopped());
+    Result<> opened;
+    if (fd) opened = under.reopen(std::move(fd), facts);
+    if (opened && facts.info.size_bytes > disk.info().size_bytes) opened = disk.reread_size();
+    disk.release();
+    if (!opened) return retried(std::move(opened), disk.stopped());
+    disk.retry();
+    disk.hold(deadline_ns(), [&disk, retried = std::move(retried)](Result<> ended) mutable {
+      if (ended) disk.release();
+      retried(std::move(ended), disk.stopped());
+    });
+  });
 }
 
 }  // namespace
@@ -75,7 +99,7 @@ Result<IoThread*> VmDisks::thread_for_later(const DiskDefinition& disk, IoThread
 }
 
 Result<> VmDisks::attach(const DiskDefinition& disk, DiskSource source, IoThread& spare) {
-  if (find(disk.id)) {
+  if (index_of(disk.id)) {
     return usage_error("the VM has a disk '{}' already; give the new one another id", disk.id);
   }
   const auto twin = std::ranges::find(disks_, source.wwn, &Open::wwn);
@@ -95,21 +119,24 @@ Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThre
   open.device = source.device;
   open.wwn = source.wwn;
   open.mapping = std::move(source.mapping);
-  if (!disk.image.empty()) {
-    open.image = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
-    if (!open.image) return os_error(errno, "{} cannot be used twice", source.label);
-  }
+  open.claim = source.claim;
+  open.file = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!open.file) return os_error(errno, "{} cannot be used twice", source.label);
   auto device = std::make_unique<FileDevice>(
       FileDevice::Config{.fd = std::move(source.fd), .label = source.label}, source.facts,
       *open.thread);
+  open.under = device.get();
   Disk::Config config{.id = disk.id, .serial = disk.serial};
   config.cache = disk.cache == "writeback" ? CacheMode::kWriteback : CacheMode::kWritethrough;
   config.on_error = disk.on_error == "pause" ? ErrorPolicy::kPause : ErrorPolicy::kReport;
   config.limit = {.requests_per_second = disk.iops,
                   .bytes_per_second = disk.bandwidth_bytes,
                   .burst_seconds = static_cast<double>(disk.burst_seconds)};
-  config.failed = [failed = failed_, id = disk.id, label = source.label](const DiskError& error) {
-    failed(id, describe(error, id, label), error.stopped);
+  const std::string_view then =
+      open.is_lun() ? "until the LUN is well" : "`plumb resume` tries again";
+  config.failed = [failed = failed_, id = disk.id, label = source.label,
+                   then](const DiskError& error) {
+    failed({id, describe(error, id, label, then), error.error, error.stopped});
   };
   open.disk = std::make_unique<Disk>(std::move(config), std::move(device), *open.thread);
   log::info("disk {}: {} at {}, {}, {}, {} ({})", disk.id, open.label, open.device,
@@ -131,7 +158,7 @@ Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSo
   return disks;
 }
 
-std::optional<size_t> VmDisks::find(const std::string& id) const {
+std::optional<size_t> VmDisks::index_of(const std::string& id) const {
   for (size_t i = 0; i < disks_.size(); ++i) {
     if (disks_[i].definition.id == id) return i;
   }
@@ -155,7 +182,8 @@ void VmDisks::close(size_t index) {
     Disk& disk = *open.disk;
     disk.replace_device(std::make_unique<GoneDevice>(disk.info()));
   });
-  open.image.reset();
+  open.under = nullptr;
+  open.file.reset();
   open.mapping.reset();
   open.wwn.clear();  // the VM may have the LUN again
 }
@@ -196,10 +224,58 @@ void VmDisks::remove_memory() {
   }
 }
 
-void VmDisks::retry() {
+void VmDisks::retry_images() {
   for (const Open& open : disks_) {
-    open.thread->run([&open] { open.disk->retry(); });
+    if (!open.is_lun()) open.thread->run([&open] { open.disk->retry(); });
   }
+}
+
+const VmDisks::Open& VmDisks::find(const std::string& disk) const {
+  const auto at = std::ranges::find(disks_, disk, [](const Open& o) { return o.definition.id; });
+  ENSURE(at != disks_.end());
+  return *at;
+}
+
+VmDisks::Open& VmDisks::find(const std::string& disk) {
+  return const_cast<Open&>(std::as_const(*this).find(disk));
+}
+
+VmDisks::LunView VmDisks::lun_of(const std::string& disk) const {
+  const Open& open = find(disk);
+  return {.wwn = open.wwn,
+          .device = open.device,
+          .claim = open.claim,
+          .fd = open.file.get(),
+          .discard = open.definition.discard,
+          .pauses = open.definition.on_error == "pause",
+          .path_timeout_s = open.definition.path_timeout_s};
+}
+
+void VmDisks::stop(const std::string& disk) {
+  const Open& open = find(disk);
+  open.thread->run([&open] { open.disk->stop(); });
+}
+
+void VmDisks::set_pauses(const std::string& disk, bool pauses) {
+  const Open& open = find(disk);
+  const ErrorPolicy policy = pauses ? ErrorPolicy::kPause : ErrorPolicy::kReport;
+  open.thread->run([&] { open.disk->set_on_error(policy); });
+}
+
+void VmDisks::retry(const std::string& disk, std::optional<DiskSource> source, Retried retried) {
+  Open& open = find(disk);
+  UniqueFd fd;
+  FileFacts facts;
+  if (source) {
+    open.device = source->device;
+    open.file = UniqueFd(::fcntl(source->fd.get(), F_DUPFD_CLOEXEC, 0));
+    fd = std::move(source->fd);
+    facts = source->facts;
+  }
+  open.thread->post([under = open.under, disk = open.disk.get(), fd = std::move(fd), facts,
+                     retried = std::move(retried)]() mutable {
+    retry_on_thread(*disk, *under, std::move(fd), facts, std::move(retried));
+  });
 }
 
 uint64_t VmDisks::size_of(const Open& open) {
@@ -209,7 +285,7 @@ uint64_t VmDisks::size_of(const Open& open) {
 }
 
 Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
-  const std::optional<size_t> index = find(id);
+  const std::optional<size_t> index = index_of(id);
   if (!index) {
     return make_error(ErrorKind::kNotFound, "this VM has no disk '{}'", id);
   }
@@ -217,7 +293,7 @@ Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
   const uint64_t now_bytes = size_of(*found);
   const uint32_t block = found->disk->info().logical_block_size;
   if (size_bytes != 0) {
-    if (!found->image) {
+    if (found->is_lun()) {
       return usage_error(
           "disk {} is a LUN: grow it in its array and have the host rescan it, then "
           "resize without a size",
@@ -233,8 +309,8 @@ Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
                          id, now_bytes, size_bytes);
     }
     // Its new end is on the medium before the guest hears of it.
-    if (::ftruncate(found->image.get(), static_cast<off_t>(size_bytes)) != 0 ||
-        ::fsync(found->image.get()) != 0) {
+    if (::ftruncate(found->file.get(), static_cast<off_t>(size_bytes)) != 0 ||
+        ::fsync(found->file.get()) != 0) {
       return os_error(errno, "disk {} ({}) cannot grow to {} bytes", id, found->label, size_bytes);
     }
   }

@@ -19,6 +19,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "blockdev/disk.h"
+#include "blockdev/file_device.h"
 #include "blockdev/io_thread.h"
 #include "cli/definition.h"
 #include "cli/disk_source.h"
@@ -31,9 +32,16 @@ using EngineDecorator = decltype(IoThread::Config::decorate);
 
 class VmDisks {
  public:
-  // A sentence about the error; `stopped`: the disk waits for retry(). On the disk's I/O thread.
-  using Failed =
-      std::function<void(const std::string& disk, const std::string& message, bool stopped)>;
+  // A request of a disk failed; on the disk's I/O thread.
+  struct Failure {
+    std::string disk;
+    std::string message;   // a sentence about it
+    int error = 0;         // errno
+    bool stopped = false;  // the disk keeps it, and sends nothing more
+  };
+  using Failed = std::function<void(const Failure& failure)>;
+
+  static constexpr int kRetrySeconds = 30;
 
   // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
   // own; those on the SCSI bus share one.
@@ -43,7 +51,7 @@ class VmDisks {
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
   const DiskDefinition& definition_of(size_t index) const { return disks_[index].definition; }
-  std::optional<size_t> find(const std::string& id) const;
+  std::optional<size_t> index_of(const std::string& id) const;
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
   // Of the disks on the SCSI bus: they share one; nullptr when there never was any.
@@ -71,8 +79,29 @@ class VmDisks {
   Result<> add_memory(const GuestMemory& memory);
   void remove_memory();
 
-  // Sends what errors left undone.
-  void retry();
+  // Sends what errors left undone on images; LUNs are retried one by one, when they are well.
+  void retry_images();
+
+  // Of a disk that is a LUN.
+  struct LunView {
+    std::string wwn;
+    std::string device;  // the path behind it now
+    ClaimOptions claim;
+    int fd = -1;  // stays ours
+    bool discard = true;
+    bool pauses = true;  // on-error = pause
+    unsigned path_timeout_s = 0;
+  };
+  LunView lun_of(const std::string& disk) const;
+  // Lets nothing of the disk reach its LUN until retry().
+  void stop(const std::string& disk);
+  // Whether errors of the disk pause the VM from now on; without, what it keeps ends in errors.
+  void set_pauses(const std::string& disk, bool pauses);
+  // Sends what was left undone, over `source` if it is given, and calls `retried` on the I/O thread
+  // once it has all come back: with an error when that is not so in kRetrySeconds, or `source` does
+  // not fit; `stopped`: a request failed again.
+  using Retried = std::move_only_function<void(Result<>, bool stopped)>;
+  void retry(const std::string& disk, std::optional<DiskSource> source, Retried retried);
 
   // Grows an image to `size_bytes`; 0 only looks how large the LUN or image is now. The guest is
   // told. Returns the new size. Errors: no such disk, a LUN with a size, a size that is smaller or
@@ -89,11 +118,17 @@ class VmDisks {
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
     std::string wwn;     // of a LUN
-    UniqueFd image;      // to grow it; none for a LUN
+    UniqueFd file;       // the device has another one of the same
     UniqueFd mapping;    // the lock of a mapping file; none without one
+    ClaimOptions claim;  // of a LUN
     IoThread* thread = nullptr;
+    FileDevice* under = nullptr;  // the disk's
     std::unique_ptr<Disk> disk;
+
+    bool is_lun() const { return !wwn.empty(); }
   };
+  const Open& find(const std::string& disk) const;
+  Open& find(const std::string& disk);
   Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,
                                const EngineDecorator& decorate);
   Result<IoThread*> thread_for_later(const DiskDefinition& disk, IoThread& spare);

@@ -20,6 +20,8 @@
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
 #include "cli/guest_disks.h"
+#include "cli/keeper_process.h"
+#include "cli/lun_recovery.h"
 #include "cli/runtime_folder.h"
 #include "cli/sandbox.h"
 #include "cli/terminal.h"
@@ -78,9 +80,11 @@ class VmProcess {
   void end_guest();
   Result<> add_devices(Vm& vm);
   Result<> add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, size_t position);
-  void on_disk_error(const std::string& disk, const std::string& message, bool stopped);
-  void pause(const std::string& reason);
+  void on_disk_error(const VmDisks::Failure& failure);
+  void pause();
   void resume();
+  std::string pause_reason() const;
+  void pause_or_resume();
   Result<nlohmann::json> resize_disk(const nlohmann::json& body);
   Result<nlohmann::json> detach_disk(const nlohmann::json& body);
   void on_stop(const Vm::Stopped& stopped);
@@ -95,15 +99,17 @@ class VmProcess {
   const EngineDecorator decorate_;  // of the disks' engines
   std::optional<RawTerminal> terminal_;
   UniqueFd lock_;
+  boost::asio::io_context context_;  // the disks' threads post to it
+  KeeperSockets keeper_;
   std::optional<Kvm> kvm_;
   BootFiles boot_files_;
   std::vector<DiskSource> sources_;  // until start_disks()
   std::vector<UniqueFd> taps_;
+  std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers, disks at need
   std::optional<VmDisks> disks_;
-  std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
+  std::unique_ptr<LunRecovery> recovery_;
   std::unique_ptr<CharHub> console_;
   std::unique_ptr<CharHub> agent_;
-  boost::asio::io_context context_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
   std::unique_ptr<AttachServer> attach_server_;
@@ -112,8 +118,10 @@ class VmProcess {
   std::vector<unsigned> slots_;  // of the other devices, which keep them over reboots
   uint64_t boots_ = 0;
   std::unique_ptr<Vm> vm_;
-  std::string pause_reason_;
-  bool signalled_ = false;  // asked the guest to power off
+  bool asked_to_pause_ = false;
+  std::string stopped_image_;  // why: an error of an image whose disk waits for resume()
+  std::string pause_reason_;   // while the VM is paused
+  bool signalled_ = false;     // asked the guest to power off
   std::optional<Result<ExitCode>> result_;
 };
 
@@ -131,6 +139,8 @@ VmProcess::~VmProcess() {
 
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
+  // Also without a LUN: one may be attached.
+  keeper_ = TRY(start_keeper());
   TRY(open_host_parts());
   TRY(give_up_privileges(RuntimePaths(definition_.name).folder, definition_.registered_memory));
   TRY(start_disks());
@@ -155,10 +165,17 @@ Result<> VmProcess::open_host_parts() {
 }
 
 Result<> VmProcess::start_disks() {
-  const auto failed = [this](const std::string& disk, const std::string& message, bool stopped) {
-    boost::asio::post(context_, [=, this] { on_disk_error(disk, message, stopped); });
+  const auto failed = [this](const VmDisks::Failure& failure) {
+    boost::asio::post(context_, [this, failure] { on_disk_error(failure); });
   };
   disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_), failed, decorate_)));
+  recovery_ = std::make_unique<LunRecovery>(
+      context_,
+      LunRecovery::Config{.disks = &*disks_,
+                          .keeper = std::move(keeper_.luns),
+                          .event = [this](const auto& kind, const auto& disk,
+                                          const auto& what) { events_.add(kind, disk, what); },
+                          .trouble_changed = [this] { pause_or_resume(); }});
   return {};
 }
 
@@ -181,6 +198,11 @@ Result<> VmProcess::open_consoles() {
       .spare = misc_thread_.get(),
       .events = &events_,
       .context = &context_,
+      .came =
+          [this](const std::string& disk) {
+            if (!disks_->lun_of(disk).wwn.empty()) recovery_->keep(disk);
+          },
+      .leaves = [this](const std::string& disk) { recovery_->forget(disk); },
       .queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues))});
   return {};
 }
@@ -190,7 +212,7 @@ Result<> VmProcess::open_control_api() {
   api_ = TRY(ControlApi::listen(context_, RuntimePaths(definition_.name).control));
   api_->handle("GET", "/vm", [this](const Json&) -> Result<Json> { return status(); });
   api_->handle("PUT", "/vm/pause", [this](const Json&) -> Result<Json> {
-    pause("asked for");
+    pause();
     return status();
   });
   api_->handle("PUT", "/vm/resume", [this](const Json&) -> Result<Json> {
@@ -283,25 +305,48 @@ void VmProcess::end(ExitCode code) {
   context_.stop();
 }
 
-void VmProcess::pause(const std::string& reason) {
-  if (vm_->paused()) return;
-  vm_->pause();
-  pause_reason_ = reason;
-  events_.add("paused", "", fmt::format("the VM is paused: {}", reason));
+void VmProcess::pause() {
+  asked_to_pause_ = true;
+  pause_or_resume();
 }
 
+// Also of what failed while the VM was paused for another reason.
 void VmProcess::resume() {
-  // Also what failed while the VM was paused for another reason.
-  disks_->retry();
-  if (!vm_->paused()) return;
-  vm_->resume();
-  pause_reason_.clear();
-  events_.add("resumed", "", "the VM goes on");
+  asked_to_pause_ = false;
+  stopped_image_.clear();
+  disks_->retry_images();
+  recovery_->retry_now();
+  pause_or_resume();
 }
 
-void VmProcess::on_disk_error(const std::string& disk, const std::string& message, bool stopped) {
-  events_.add("disk-error", disk, message);
-  if (stopped) pause(message);
+// "" when the VM is to run.
+std::string VmProcess::pause_reason() const {
+  if (!recovery_->trouble().empty()) return recovery_->trouble();
+  if (!stopped_image_.empty()) return stopped_image_;
+  return asked_to_pause_ ? "asked for" : "";
+}
+
+void VmProcess::pause_or_resume() {
+  const std::string reason = pause_reason();
+  const bool changed = std::exchange(pause_reason_, reason) != reason;
+  if (!vm_ || reason.empty() != vm_->paused()) return;
+  if (reason.empty()) {
+    vm_->resume();
+    events_.add("resumed", "", "the VM goes on");
+  } else if (changed) {
+    vm_->pause();
+    events_.add("paused", "", fmt::format("the VM is paused: {}", reason));
+  }
+}
+
+void VmProcess::on_disk_error(const VmDisks::Failure& failure) {
+  events_.add("disk-error", failure.disk, failure.message);
+  if (recovery_->keeps(failure.disk)) {
+    recovery_->on_error(failure.disk, failure.error, failure.stopped, failure.message);
+  } else if (failure.stopped) {
+    stopped_image_ = failure.message;
+    pause_or_resume();
+  }
 }
 
 Result<nlohmann::json> VmProcess::resize_disk(const nlohmann::json& body) {

@@ -155,10 +155,12 @@ Result<Lun> LunResolver::resolve(const LunId& id) const {
   return std::move(found.front());
 }
 
+std::string LunResolver::folder_of(dev_t number) const {
+  return fmt::format("{}/dev/block/{}:{}", roots_.sys, major(number), minor(number));
+}
+
 Result<LunId> LunResolver::identity_of(dev_t number) const {
-  const std::string block =
-      fmt::format("{}/dev/block/{}:{}", roots_.sys, major(number), minor(number));
-  auto found = identity(block);
+  auto found = identity(folder_of(number));
   if (!found) return failed("block device {}:{} has no LUN identity", major(number), minor(number));
   return std::move(found->first);
 }

@@ -58,6 +58,9 @@ class LunResolver {
   // The one LUN with this identity. Errors: none; several that no multipath map joins.
   Result<Lun> resolve(const LunId& id) const;
 
+  // The sysfs folder of the block device major:minor; it may not exist.
+  std::string folder_of(dev_t number) const;
+
   // The identity of the whole device major:minor now; an error when it has none.
   Result<LunId> identity_of(dev_t number) const;
 

@@ -51,7 +51,7 @@ expect_line() {
 lio_lun() {
   local name=$1 size=$2 id=${3:-$(printf %s "$1" | sha256sum | cut -c1-25)}
   local core=$backstores/$name tpg address
-  tpg=$target/loopback/naa.5001405$(printf %s "$name" | sha256sum | cut -c1-9)/tpgt_1
+  tpg=$(lio_port "$name")
   truncate -s "$size" "$work/$name.lun"
   mkdir -p "$core"
   echo "fd_dev_name=$work/$name.lun,fd_dev_size=$(stat -c %s "$work/$name.lun")" >"$core/control"
@@ -90,6 +90,36 @@ lio_lun_remove() {
   rmdir "$backstores/$1"
   rm -f "$work/$1.lun"
 }
+
+# lio_port NAME: the folder of the LUN's first target port.
+lio_port() { echo "$target/loopback/naa.5001405$(printf %s "$1" | sha256sum | cut -c1-9)/tpgt_1"; }
+
+# lio_take PORT: nothing is at that port any more.
+lio_take() { rm "$1/lun/lun_0/port"; }
+
+# lio_put PORT NAME: the LUN NAME is there, whoever was there before. Prints its DEVICE.
+lio_put() {
+  local address
+  ln -s "$backstores/$2" "$1/lun/lun_0/port"
+  address=$(<"$1/address")
+  _scsi_disk "$address:0" | cut -d' ' -f1
+}
+
+# lio_state DEVICE STATE: offline or running, as the loss of a path and its return look like.
+lio_state() { echo "$2" >"/sys/block/${1#/dev/}/device/state"; }
+
+# multipath_map NAME WWN DEVICE...: joins paths as multipathd does, and nobody watches them. Prints the map's DEVICE.
+multipath_map() {
+  local name=$1 wwn=$2 paths="" path
+  shift 2
+  for path in "$@"; do paths+=" $(device_number "$path") 1"; done
+  dmsetup create --noudevsync "$name" --uuid "mpath-3${wwn#naa.}" --table \
+    "0 $(blockdev --getsz "$1") multipath 0 0 1 1 round-robin 0 $# 1$paths"
+  path=/dev/dm-$(dmsetup info -c --noheadings -o minor "$name")
+  wait_for 10 test -b "$path" || fail "no $path"
+  echo "$path"
+}
+device_number() { tr -d '\n' <"/sys/block/${1#/dev/}/dev"; }
 
 # scsi_debug_lun SIZE_MIB [PARAMETER...]: makes a LUN of scsi_debug, prints "DEVICE WWN". One at a time.
 scsi_debug_lun() {

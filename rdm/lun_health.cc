@@ -1,0 +1,82 @@
+#include "rdm/lun_health.h"
+
+#include <fcntl.h>
+#include <scsi/sg.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/file.h"
+#include "rdm/lun_designators.h"
+
+namespace plumb {
+namespace {
+
+constexpr unsigned kTimeoutMs = 5000;
+constexpr size_t kPageBytes = 1024;
+constexpr unsigned char kInquiry = 0x12;
+
+bool runs(const LunPath& path) { return path.state == "running" || path.state == "live"; }
+
+}  // namespace
+
+Result<std::vector<std::byte>> inquire_page83(const std::string& device) {
+  const UniqueFd fd = TRY(open_file("LUN", device, O_RDONLY | O_NONBLOCK));
+  std::vector<std::byte> page(kPageBytes);
+  unsigned char cdb[6] = {kInquiry, 1, 0x83, kPageBytes >> 8U, kPageBytes & 0xffU, 0};
+  unsigned char sense[32];
+  sg_io_hdr header{};
+  header.interface_id = 'S';
+  header.dxfer_direction = SG_DXFER_FROM_DEV;
+  header.cmd_len = sizeof(cdb);
+  header.cmdp = cdb;
+  header.mx_sb_len = sizeof(sense);
+  header.sbp = sense;
+  header.dxfer_len = static_cast<unsigned>(page.size());
+  header.dxferp = page.data();
+  header.timeout = kTimeoutMs;
+  if (::ioctl(fd.get(), SG_IO, &header) != 0) {
+    return os_error(errno, "{} does not tell its identity", device);
+  }
+  if (header.status != 0 || header.host_status != 0) {
+    return failed("{} does not tell its identity: SCSI status {:#x}, host status {:#x}", device,
+                  header.status, header.host_status);
+  }
+  page.resize(page.size() - static_cast<size_t>(std::clamp<long>(header.resid, 0, kPageBytes)));
+  return page;
+}
+
+LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const InquirePage83& inquire) {
+  size_t running = 0;
+  size_t answering = 0;
+  std::string silence;
+  for (const LunPath& path : lun.paths) {
+    if (!runs(path)) continue;
+    ++running;
+    if (lun.transport == Lun::Transport::kNvme) {
+      ++answering;
+      continue;
+    }
+    const std::string device = resolver.roots().dev + "/" + path.name;
+    Result<std::vector<std::byte>> page = inquire(device);
+    if (!page) {
+      silence = page.error().message;
+      continue;
+    }
+    const std::vector<LunId> names = lun_names(*page);
+    if (!names_lun(names, lun.id)) {
+      return {LunState::kOther,
+              fmt::format("what answers at {} is {}", device,
+                          names.empty() ? "without an identity" : names.front().text())};
+    }
+    ++answering;
+  }
+  if (running == 0) {
+    return {LunState::kLost, fmt::format("none of its {} paths is up", lun.paths.size())};
+  }
+  if (answering == 0) return {LunState::kSilent, silence};
+  return {};
+}
+
+}  // namespace plumb
