@@ -61,7 +61,11 @@ Result<ExitCode> kill_vm(const std::string& name) {
 
 Result<ExitCode> stop_vm(const std::string& name, int timeout_s) {
   const VmClient vm = TRY(VmClient::find(name));
-  TRY(vm.put("/vm/power-button"));
+  const Json status = TRY(vm.put("/vm/power-button"));
+  if (status.contains("pause_reason")) {
+    fmt::print(stderr, "plumb: VM '{}' is paused and cannot power off until it goes on: {}\n", name,
+               printable(status.value("pause_reason", "")));
+  }
   if (vm.wait_for_end(timeout_s * 1000)) return kExitOk;
   fmt::print(stderr, "plumb: VM '{}' did not power off within {} s; it is killed\n", name,
              timeout_s);

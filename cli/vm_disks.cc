@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <semaphore>
 #include <utility>
 
 #include "base/log.h"
@@ -276,6 +277,23 @@ void VmDisks::retry(const std::string& disk, std::optional<DiskSource> source, R
                      retried = std::move(retried)]() mutable {
     retry_on_thread(*disk, *under, std::move(fd), facts, std::move(retried));
   });
+}
+
+Result<> VmDisks::drain(int seconds) {
+  std::vector<Result<>> drained(disks_.size());
+  std::counting_semaphore<> ended(0);
+  for (size_t i = 0; i < disks_.size(); ++i) {
+    disks_[i].thread->run([&, i] {
+      const int64_t now_ns = disks_[i].thread->turn_ns();
+      disks_[i].disk->hold(now_ns + int64_t{seconds} * 1'000'000'000, [&, i](Result<> result) {
+        drained[i] = std::move(result);
+        ended.release();
+      });
+    });
+  }
+  for (size_t i = 0; i < disks_.size(); ++i) ended.acquire();
+  for (Result<>& result : drained) TRY(std::move(result));
+  return {};
 }
 
 uint64_t VmDisks::size_of(const Open& open) {

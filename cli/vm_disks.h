@@ -103,6 +103,10 @@ class VmDisks {
   using Retried = std::move_only_function<void(Result<>, bool stopped)>;
   void retry(const std::string& disk, std::optional<DiskSource> source, Retried retried);
 
+  // Lets no more requests reach the devices, for good, and waits until what is there has come back.
+  // An error names the first disk of which that is not so within `seconds`.
+  Result<> drain(int seconds);
+
   // Grows an image to `size_bytes`; 0 only looks how large the LUN or image is now. The guest is
   // told. Returns the new size. Errors: no such disk, a LUN with a size, a size that is smaller or
   // no multiple of the block size, a medium that has shrunk.

@@ -41,6 +41,7 @@ namespace {
 
 constexpr unsigned kMaxDiskQueues = 4;  // one I/O thread serves them; more only cost memory
 constexpr size_t kMaxConsoleClients = 8;
+constexpr int kDrainSeconds = 5;  // at the end of the VM; those who kill it wait 10
 
 // One host CPU for each vCPU, in turn; none when they may run anywhere.
 std::vector<std::vector<int>> placement_of_vcpus(const VmDefinition& definition) {
@@ -92,6 +93,7 @@ class VmProcess {
   void on_signal(int signal);
   void press_power_button(const char* asked_by);
   void end(ExitCode code);
+  [[noreturn]] void leave_requests(const Error& error);
   nlohmann::json status() const;
 
   const VmDefinition definition_;
@@ -297,7 +299,17 @@ Result<> VmProcess::add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, siz
 
 Result<ExitCode> VmProcess::run() {
   context_.run();
+  if (Result<> drained = disks_->drain(kDrainSeconds); !drained) leave_requests(drained.error());
   return result_.value_or(kExitOk);
+}
+
+// A LUN without a path, whose multipath map queues: its requests may never come back, and nothing
+// ends them. The kernel drops them, and the claim, after the process.
+void VmProcess::leave_requests(const Error& error) {
+  log::error("the VM ends all the same: {}", error.message);
+  terminal_.reset();
+  const Result<ExitCode> result = result_.value_or(kExitOk);
+  ::_exit(result.ok() ? Result<ExitCode>(result).value() : kExitFailed);
 }
 
 void VmProcess::end(ExitCode code) {

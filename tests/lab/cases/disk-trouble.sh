@@ -2,7 +2,10 @@
 # limit: 400
 # Disks that grow, fill up and vanish under a running guest: the guest learns of growth; the VM pauses with the disk and the
 # cause, and goes on when there is room again.
-read -r _ gone < <(lio_lun gone 64M)
+read -r gone_device gone < <(lio_lun gone 64M)
+multipath_map lab-queue "$gone" "$gone_device" >/dev/null
+dmsetup message lab-queue 0 queue_if_no_path
+trap 'dmsetup message lab-queue 0 fail_if_no_path; dmsetup remove --noudevsync --force lab-queue' EXIT
 read -r growing_device growing < <(scsi_debug_lun 64 virtual_gb=1)
 truncate -s 64M "$work/small.fs"
 mkfs.ext4 -q "$work/small.fs"
@@ -50,10 +53,14 @@ check "it goes on when there is room" plumb resume trouble
 expect_line "$logs/trouble.console" "WROTE full" 100
 
 expect_line "$logs/trouble.console" "NOW gone" 10
-lio_lun_remove gone
-check "the VM pauses when its LUN is gone" wait_for 60 paused
+lio_state "$gone_device" offline
+check "the VM pauses when its LUN has no path" wait_for 60 paused
 says() { status pause_reason | grep -E "$1"; }
-check "it says which LUN" wait_for 10 says "^disk gone \($gone\): LUN $gone is not on this host, where [0-9]+ other LUNs are visible"
-check "it can be killed" plumb kill trouble
+check "it says which LUN" wait_for 10 says "^disk gone \($gone\): none of its 1 paths is up"
+# Its map queues: the kernel has requests that do not come back.
+plumb stop --timeout 1 trouble 2>"$logs/stop.errors" || status=$?
+same "a VM that cannot power off is killed" "$status" 3
+check "and stop says why" grep -E "is paused and cannot power off until it goes on: disk gone " "$logs/stop.errors"
 guest_ends trouble 0 20
+check "it left its requests" grep -E "the VM ends all the same: disk gone cannot be held" "$logs/trouble.errors"
 umount "$work/small"
