@@ -32,7 +32,7 @@ struct RuntimePaths {
   std::string console;
   std::string agent;
   std::string disks;  // takes disks (attach_socket.h)
-  std::string log;  // of a detached VM
+  std::string log;    // of a detached VM
 };
 
 // Makes the folder (mode 0700) and takes its lock, for the life of the descriptor. Error kLocked
