@@ -242,7 +242,7 @@ void Disk::cut_off(std::function<void()> idle) {
   kept_.push_all(parked_);
   while (!kept_.empty()) refuse(*kept_.pop(), EIO);
   // A hold that is never released.
-  hold(kForever, [idle = std::move(idle)](Result<> /*drained*/) { idle(); });
+  hold(kForever, [idle = std::move(idle)](const Result<>& /*drained*/) { idle(); });
 }
 
 std::unique_ptr<BlockDevice> Disk::replace_device(std::unique_ptr<BlockDevice> device) {

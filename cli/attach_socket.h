@@ -20,7 +20,7 @@ namespace plumb {
 class AttachServer {
  public:
   static constexpr unsigned kMaxConnections = 8;  // more are closed at once
-  static constexpr size_t kMaxMessageBytes = 64 * 1024;
+  static constexpr size_t kMaxMessageBytes = 65536;
 
   // Takes the disk; on the thread that runs the io_context.
   using Handler = std::function<Result<nlohmann::json>(const DiskDefinition&, DiskSource)>;
