@@ -12,11 +12,11 @@ namespace {
 
 using State = LunFinding::State;
 
-constexpr std::chrono::seconds kLookEvery{1};
 constexpr unsigned kMaxFruitless = 3;
 
 // What the block layer says when it is the way to the LUN that failed, or may be: EIO has many
-// reasons. Not a medium error (ENODATA), a full thin pool (ENOSPC), a target's refusal (EREMOTEIO).
+// reasons. Not a medium error (ENODATA), a full thin pool (ENOSPC), a target's refusal (EREMOTEIO):
+// those wait for somebody who does something about them, unless the LUN is seen to be in trouble.
 bool may_be_the_path(int error) {
   return error == EIO || error == ENODEV || error == ENXIO || error == ENOLINK ||
          error == ETIMEDOUT || error == EAGAIN;
@@ -113,14 +113,22 @@ void LunRecovery::on_report(KeeperReport report) {
 void LunRecovery::on_answer(const std::string& disk, LunDisk& lun, LunFinding finding) {
   switch (finding.state) {
     case State::kWell:
+      if (lun.stops_vm && !lun.path_error) {
+        lun.phase = Phase::kLeft;
+        lun.reason += ": it is well, and `plumb resume` tries again";
+        return config_.trouble_changed();
+      }
+      [[fallthrough]];
     case State::kNew:
       return retry(disk, lun, std::move(finding.source));
     case State::kOther:
       tell(disk, lun, finding);
+      lun.path_error = true;
       return stop_vm(disk, lun, std::move(finding.reason));
     case State::kSilent:
     case State::kLost:
       tell(disk, lun, finding);
+      lun.path_error = true;
       // The VM hears why it still waits.
       if (lun.stops_vm) stop_vm(disk, lun, std::move(finding.reason));
       return;
@@ -138,7 +146,9 @@ void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFindin
   const bool must_stop = finding.state == State::kOther || (finding.state == State::kLost && waits);
   if (lun.phase == Phase::kRetrying) return;  // its end decides, and looks again
   if (must_stop) stop_vm(disk, lun, finding.reason);
-  if (lun.phase == Phase::kWell && finding.state != State::kSilent) lun.phase = Phase::kLooking;
+  if (finding.state == State::kSilent) return;
+  lun.path_error = true;
+  lun.phase = Phase::kLooking;
   set_tick();
 }
 
@@ -165,14 +175,16 @@ void LunRecovery::on_error(const std::string& disk, int error, bool stopped,
   if (at == luns_.end()) return;
   LunDisk& lun = at->second;
   if (lun.phase == Phase::kRetrying) return;  // retried() hears of it
-  if (!stopped && (!may_be_the_path(error) || lun.phase != Phase::kWell)) return;
+  const bool path_error = may_be_the_path(error);
+  if (!stopped && (!path_error || lun.phase != Phase::kWell)) return;
   if (stopped) {
     if (!std::exchange(lun.stops_vm, true)) lun.since = Clock::now();
     lun.reason = message;
   }
-  lun.phase = may_be_the_path(error) ? Phase::kLooking : Phase::kLeft;
+  lun.path_error = lun.path_error || path_error;
+  lun.phase = Phase::kLooking;
   if (stopped) config_.trouble_changed();
-  if (lun.phase == Phase::kLooking) look(disk, lun);
+  look(disk, lun);
 }
 
 void LunRecovery::look(const std::string& disk, LunDisk& lun) {
@@ -223,6 +235,7 @@ void LunRecovery::retry_now() {
   for (auto& [disk, lun] : luns_) {
     if (lun.phase == Phase::kLeft) {
       lun.phase = Phase::kLooking;
+      lun.path_error = true;
       lun.fruitless = 0;
     }
     if (lun.phase == Phase::kLooking) look(disk, lun);
@@ -238,7 +251,7 @@ std::string LunRecovery::trouble() const {
 
 void LunRecovery::set_tick() {
   if (std::exchange(ticking_, true)) return;
-  timer_.expires_after(kLookEvery);
+  timer_.expires_after(config_.look_every);
   timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();
   });

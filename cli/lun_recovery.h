@@ -5,7 +5,9 @@
 // What becomes of a disk whose LUN is in trouble:
 //   looking   the keeper is asked each second
 //   retrying  the LUN is well again: its disk sends what was left undone
-//   left      the LUN is well, and yet requests fail: only retry_now() tries again
+//   left      the LUN is well, and yet requests fail, or what failed was its own answer (no space,
+//   a
+//             medium error): only retry_now() tries again
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -32,6 +34,7 @@ class LunRecovery {
     std::function<void(const std::string& kind, const std::string& disk, const std::string& what)>
         event;
     std::function<void()> trouble_changed;  // trouble() has begun, ended, or reads otherwise
+    std::chrono::milliseconds look_every{1000};
   };
   // Keeps all the LUNs of `config.disks`, which outlives this.
   LunRecovery(boost::asio::io_context& context, Config config);
@@ -58,6 +61,7 @@ class LunRecovery {
   struct LunDisk {
     Phase phase = Phase::kWell;
     bool stops_vm = false;
+    bool path_error = false;  // what failed may have been the path; else it is the LUN's own answer
     std::string reason;
     bool asked = false;      // the keeper's answer is due
     bool reporting = false;  // path-timeout has passed: errors reach the guest

@@ -134,7 +134,7 @@ Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThre
                   .bytes_per_second = disk.bandwidth_bytes,
                   .burst_seconds = static_cast<double>(disk.burst_seconds)};
   const std::string_view then =
-      open.is_lun() ? "until the LUN is well" : "`plumb resume` tries again";
+      open.is_lun() ? "its LUN is looked at" : "`plumb resume` tries again";
   config.failed = [failed = failed_, id = disk.id, label = source.label,
                    then](const DiskError& error) {
     failed({id, describe(error, id, label, then), error.error, error.stopped});

@@ -17,6 +17,13 @@ constexpr unsigned kTimeoutMs = 5000;
 constexpr size_t kPageBytes = 1024;
 constexpr unsigned char kInquiry = 0x12;
 
+// Of a LUN's names, the one an administrator knows it by.
+std::string best_of(const std::vector<LunId>& names) {
+  if (names.empty()) return "without an identity";
+  const auto strong = std::ranges::find_if(names, [](const LunId& id) { return !id.weak(); });
+  return (strong == names.end() ? names.front() : *strong).text();
+}
+
 bool runs(const LunPath& path) { return path.state == "running" || path.state == "live"; }
 
 }  // namespace
@@ -66,9 +73,7 @@ LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const Inquire
     }
     const std::vector<LunId> names = lun_names(*page);
     if (!names_lun(names, lun.id)) {
-      return {LunState::kOther,
-              fmt::format("what answers at {} is {}", device,
-                          names.empty() ? "without an identity" : names.front().text())};
+      return {LunState::kOther, fmt::format("what answers at {} is {}", device, best_of(names))};
     }
     ++answering;
   }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # limit: 400
-# Disks that grow, fill up and vanish under a running guest: the guest learns of growth; the VM pauses with the disk and the
-# cause, and goes on when there is room again.
+# Disks that grow, become others, fill up and vanish under a running guest: the guest learns of growth; the VM pauses with
+# the disk and the cause, and goes on when it can; it can be ended when it cannot.
 read -r gone_device gone < <(lio_lun gone 64M)
 multipath_map lab-queue "$gone" "$gone_device" >/dev/null
 dmsetup message lab-queue 0 queue_if_no_path
@@ -37,6 +37,8 @@ start_guest trouble --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --c
 
 status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1]))' "$1"; }
 paused() { [ "$(status state)" = paused ]; }
+runs() { [ "$(status state)" = running ]; }
+says() { status pause_reason | grep -E "$1"; }
 
 expect_line "$logs/trouble.console" "READY" 100
 check "an image grows" plumb disk resize trouble image 16M
@@ -45,6 +47,17 @@ echo 2 >/sys/bus/pseudo/drivers/scsi_debug/virtual_gb
 echo 1 >"/sys/block/${growing_device#/dev/}/device/rescan"
 check "a LUN grows" plumb disk resize trouble lun
 expect_line "$logs/trouble.console" "GREW lun 4194304" 60
+
+# Another identity behind the same device, while the kernel still has the old one: only the LUN itself tells.
+identity() {
+  echo "$1" >/sys/bus/pseudo/drivers/scsi_debug/vpd_use_hostno
+  echo change >"/sys/block/${growing_device#/dev/}/uevent"
+}
+identity 0
+check "the VM pauses when its LUN has become another" wait_for 60 paused
+check "it says which" wait_for 10 says "^disk lun \($growing\): what answers at $growing_device is naa\.3"
+identity 1
+check "it goes on when its LUN is back" wait_for 60 runs
 
 check "the VM pauses when its disk is full" wait_for 60 paused
 check "it says which disk and why" grep -E '^disk full \(image .*full.img\): write of [0-9]+ bytes at [0-9]+ failed: No space left on device; the VM is paused' <(status pause_reason)
@@ -55,7 +68,6 @@ expect_line "$logs/trouble.console" "WROTE full" 100
 expect_line "$logs/trouble.console" "NOW gone" 10
 lio_state "$gone_device" offline
 check "the VM pauses when its LUN has no path" wait_for 60 paused
-says() { status pause_reason | grep -E "$1"; }
 check "it says which LUN" wait_for 10 says "^disk gone \($gone\): none of its 1 paths is up"
 # Its map queues: the kernel has requests that do not come back.
 plumb stop --timeout 1 trouble 2>"$logs/stop.errors" || status=$?

@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# limit: 7200
+# by hand: a thousand swaps take half an hour
+# A guest writes and verifies on a LUN that is taken away, replaced by others at its place, moved to other places and names,
+# SWAPS times in the order of SEED. Not a byte of any other LUN changes.
+swaps=30 seed=1
+RANDOM=$seed
+
+status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1], ""))' "$1"; }
+paused() { [ "$(status state)" = paused ]; }
+runs() { [ "$(status state)" = running ]; }
+says() { status pause_reason | grep -qE "$1"; }
+must() { "$@" || fail "swap $i: $*; the VM is $(status state): $(status pause_reason)"; }
+
+read -r _ wwn < <(lio_lun ours 64M)
+declare -A wwn_of
+for other in first second third; do
+  read -r _ wwn_of[$other] < <(lio_lun $other 64M)
+  head -c 1M /dev/urandom | dd of="$work/$other.lun" conv=notrunc status=none
+done
+sums() { sha256sum "$work"/{first,second,third}.lun; }
+before=$(sums)
+
+plumb image create "$work/stop.img" 1M
+initrd=$(busybox_guest_initrd swaps 6.1 fio <<'END'
+exec >/dev/hvc0 2>&1
+mkdir -p /dev/shm /etc
+mount -t tmpfs shm /dev/shm
+for disk in /sys/block/vd*; do eval "$(cat $disk/serial)=\${disk##*/}"; done
+while [ "$(cat /sys/block/$stop/size)" = 2048 ]; do
+  fio --name=ours --filename=/dev/$ours --rw=randwrite --bsrange=4k-64k --size=4M --direct=1 --ioengine=libaio --iodepth=8 \
+    --verify=crc32c --verify_fatal=1 --eta=never --output=/out || { echo "FIO failed"; cat /out; break; }
+  rounds=$((rounds + 1))
+done
+echo "ENDED $rounds rounds, $(dmesg | grep -c 'I/O error') errors"
+END
+)
+start_guest swaps --memory 512M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" --console virtio \
+  --lun "$wwn,id=ours" --disk "$work/stop.img,id=stop"
+wait_for 60 test -S /run/plumb/swaps/control.sock || fail "no guest"
+
+# Where each of them is; places are target ports with a SCSI address each.
+declare -A place=([ours]=$(lio_port ours) [first]=$(lio_port first))
+for ((i = 1; i <= swaps; i++)); do
+  other=second
+  [ $((RANDOM % 2)) = 0 ] || other=third
+  lio_take "${place[ours]}"
+  must wait_for 60 paused
+  case $((RANDOM % 4)) in
+    0) ;;  # it comes back at once
+    1)     # another is there meanwhile
+      lio_put "${place[ours]}" "$other" >/dev/null
+      must wait_for 30 says "${wwn_of[$other]} is at its place now"
+      must paused
+      lio_take "${place[ours]}"
+      ;;
+    2) # it and another change places
+      lio_take "${place[first]}"
+      lio_put "${place[ours]}" first >/dev/null
+      must wait_for 30 says "${wwn_of[first]} is at its place now"
+      read -r 'place[ours]' 'place[first]' <<<"${place[first]} ${place[ours]}"
+      ;;
+    3) # it stays away for a while
+      must wait_for 30 says "$wwn is not on this host"
+      ;;
+  esac
+  lio_put "${place[ours]}" ours >/dev/null
+  must wait_for 60 runs
+  [ $((i % 50)) != 0 ] || echo "$i swaps"
+done
+same "the other LUNs are as they were" "$(sums)" "$before"
+check "the guest is told to stop" plumb disk resize swaps stop 2M
+guest_ends swaps 0 200
+check "all that was written is there, and the guest saw no error" grep -aE "^ENDED [0-9]+ rounds, 0 errors" "$logs/swaps.console"
