@@ -196,12 +196,15 @@ void LunRecovery::look(const std::string& disk, LunDisk& lun) {
 void LunRecovery::retry(const std::string& disk, LunDisk& lun, std::optional<DiskSource> source) {
   lun.phase = Phase::kRetrying;
   const bool reopened = source.has_value();
-  disks_.retry(disk, std::move(source), [this, disk, reopened](Result<> done, bool stopped) {
-    std::string error = done ? "" : done.error().message;
-    boost::asio::post(context_, [this, disk, error = std::move(error), stopped, reopened] {
-      retried(disk, error, stopped, reopened);
-    });
-  });
+  // The context, too, as it outlives us: at the end of the VM we may be gone when this is called.
+  disks_.retry(disk, std::move(source),
+               [this, &context = context_, disk, reopened](Result<> done, bool stopped) {
+                 std::string error = done ? "" : done.error().message;
+                 boost::asio::post(context,
+                                   [this, disk, error = std::move(error), stopped, reopened] {
+                                     retried(disk, error, stopped, reopened);
+                                   });
+               });
 }
 
 void LunRecovery::retried(const std::string& disk, const std::string& error, bool stopped,
