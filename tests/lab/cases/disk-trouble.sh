@@ -11,6 +11,8 @@ truncate -s 64M "$work/small.fs"
 mkfs.ext4 -q "$work/small.fs"
 mkdir "$work/small"
 mount -o loop "$work/small.fs" "$work/small"
+read -r moved_device moved < <(lio_lun moved 16M)
+read -r _ other < <(lio_lun other 16M)
 plumb image create --sparse "$work/small/full.img" 40M
 # All but a little.
 dd if=/dev/zero of="$work/small/filler" bs=1M 2>/dev/null || true
@@ -27,12 +29,15 @@ while [ "$(cat /sys/block/$lun/size)" = 2097152 ]; do usleep 100000; done
 echo "GREW lun $(cat /sys/block/$lun/size)"
 fio --name=full --filename=/dev/$full --rw=write --bs=64k --direct=1 --size=30M --verify=crc32c --verify_fatal=1 \
   --ioengine=libaio --iodepth=8 --eta=never --output=/fio.out && echo "WROTE full"
+while [ "$(cat /sys/block/$image/size)" != 65536 ]; do usleep 100000; done
+echo "by its WWN" | dd of=/dev/$moved bs=512 conv=sync oflag=direct && echo "WROTE moved"
 echo "NOW gone"
 dd if=/dev/zero of=/dev/$gone bs=4k count=100000 conv=fsync
 END
 )
 start_guest trouble --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_cmdline" \
   --disk "$work/image.img,id=image" --lun "$growing,id=lun" --disk "$work/small/full.img,id=full,on-error=pause" \
+  --lun "$moved,id=moved" \
   --lun "$gone,id=gone"
 
 status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1]))' "$1"; }
@@ -64,6 +69,26 @@ check "it says which disk and why" grep -E '^disk full \(image .*full.img\): wri
 rm "$work/small/filler"
 check "it goes on when there is room" plumb resume trouble
 expect_line "$logs/trouble.console" "WROTE full" 100
+
+# Away, another in its place, and back as another device.
+port=$(lio_port moved)
+lio_take "$port"
+check "the VM pauses without its LUN" wait_for 60 paused
+check "it says which" wait_for 10 says "^disk moved \($moved\): LUN $moved is not on this host"
+device=$(lio_put "$port" other)
+check "it does not take another" wait_for 10 says "^disk moved \($moved\): $other is at its place now, as $device"
+check "plumb resume" plumb resume trouble
+check "does not change that" wait_for 10 says "$other is at its place now"
+# Its name is taken by then.
+lio_path other second >/dev/null
+lio_take "$port"
+device=$(lio_put "$port" moved)
+[ "$device" != "$moved_device" ] || fail "the device is the same"
+check "it goes on when its LUN is back" wait_for 60 runs
+check "the guest goes on" plumb disk resize trouble image 32M
+expect_line "$logs/trouble.console" "WROTE moved" 60
+check "on its LUN" grep -q "by its WWN" "$work/moved.lun"
+same "and never on the other" "$(tr -d '\0' <"$work/other.lun" | wc -c)" 0
 
 expect_line "$logs/trouble.console" "NOW gone" 10
 lio_state "$gone_device" offline

@@ -25,7 +25,7 @@ for engine in io_uring libaio; do
   refused "$engine: the name of another VM" "as pid $pid" --name vm
   check "$engine: plumb kill" plumb kill vm
 
-  for again in 1 2 3; do
+  for again in 1 2; do
     start_guest "vm" "${run[@]}" "${disks[@]}"
     guest_ends "vm" 0 60
     echo "ok: $engine: started at once after its end ($again)"
