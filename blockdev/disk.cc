@@ -34,8 +34,9 @@ Disk::~Disk() {
     thread_.cancel_timer(hold_timer_);
     thread_.cancel_timer(limit_timer_);
   });
-  // A call that call_later() asked for may still be due: one whole turn of the loop lets it pass.
-  thread_.run([this] { ENSURE(!later_asked_); });
+  // A call that call_later() asked for may still be due, and who hears of it then may ask for one
+  // more: each whole turn of the loop lets one pass.
+  for (bool due = true; due;) thread_.run([this, &due] { due = later_asked_; });
 }
 
 int Disk::transfer_error(const BlockRequest& request) const {
@@ -75,12 +76,9 @@ void Disk::submit(BlockRequest& request) {
   request.submitted_bytes = request.length;
   DTRACE_PROBE5(plumb, disk_submit, config_.id.c_str(), &request, static_cast<int>(request.op),
                 request.offset, request.length);
-  request.error = contract_error(request);
-  if (request.error != 0) {
-    refused_.push(request);
-    call_later();
-    return;
-  }
+  const int error = cut_off_ ? EIO : contract_error(request);
+  if (error != 0) return refuse(request, error);
+  request.error = 0;
   // Promise 1: a completed write is on the medium. This is the one place that decides it.
   const bool changes = request.op != BlockOp::kRead && request.op != BlockOp::kFlush;
   if (changes && config_.cache == CacheMode::kWritethrough) request.durable = true;
@@ -126,7 +124,7 @@ void Disk::finished(BlockRequest& request) {
 // Some errors are the answer: retrying cannot change them, or, for a flush, must not hide that what
 // it should have written may be gone. With writethrough it should have written nothing.
 bool Disk::stops_for(const BlockRequest& request) const {
-  if (config_.on_error != ErrorPolicy::kPause || request.unwanted) return false;
+  if (config_.on_error != ErrorPolicy::kPause || request.unwanted || cut_off_) return false;
   if (request.op == BlockOp::kFlush && config_.cache == CacheMode::kWriteback) return false;
   return request.error != EOPNOTSUPP && request.error != EBADE;  // EBADE: reservation conflict
 }
@@ -149,6 +147,12 @@ void Disk::note_error(const BlockRequest& request, bool stop) {
                   .error = request.error,
                   .stopped = stop,
                   .unspoken = std::exchange(unspoken_, 0)});
+}
+
+void Disk::refuse(BlockRequest& request, int error) {
+  request.error = error;
+  refused_.push(request);
+  call_later();
 }
 
 void Disk::give_back(BlockRequest& request) {
@@ -233,6 +237,15 @@ bool Disk::withdraw(BlockRequest& request) {
   if (!parked_.remove(request) && !kept_.remove(request)) return false;
   request.in_flight = false;
   return true;
+}
+
+void Disk::cut_off(std::function<void()> idle) {
+  ENSURE(!std::exchange(cut_off_, true));
+  stopped_ = false;
+  kept_.push_all(parked_);
+  while (!kept_.empty()) refuse(*kept_.pop(), EIO);
+  // A hold that is never released.
+  hold(kForever, [idle = std::move(idle)](const Result<>& /*drained*/) { idle(); });
 }
 
 std::unique_ptr<BlockDevice> Disk::replace_device(std::unique_ptr<BlockDevice> device) {

@@ -94,6 +94,11 @@ class Disk {
   // False when it is at the device.
   bool withdraw(BlockRequest& request);
 
+  // For good: every request that waits here, or comes from now on, ends with EIO without reaching
+  // the device; one that is there ends as it does. Once none is, `idle` is called, later, and the
+  // device can be replaced. Not twice.
+  void cut_off(std::function<void()> idle);
+
   // Puts `device` in the place of the present one, which is returned; nothing may be in flight. The
   // front end is told when the size differs; of the rest it knows what the first device was.
   std::unique_ptr<BlockDevice> replace_device(std::unique_ptr<BlockDevice> device);
@@ -122,6 +127,7 @@ class Disk {
   void call_later();
   void set_hold_timer();
   void end_late_holds();
+  void refuse(BlockRequest& request, int error);
   void give_back(BlockRequest& request);
 
   Config config_;
@@ -134,6 +140,7 @@ class Disk {
   uint32_t in_flight_ = 0;
   uint32_t holds_ = 0;
   bool stopped_ = false;
+  bool cut_off_ = false;
   BlockRequestList kept_;            // failed; sent again by retry()
   BlockRequestList parked_;          // wait for the end of the holds, or for the limit
   BlockRequestList refused_;         // broke the contract; done() is due in the next turn

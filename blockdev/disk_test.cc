@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cerrno>
 
+#include "blockdev/gone_device.h"
 #include "blockdev/mem_device.h"
 #include "tests/fakes/block_client.h"
 
@@ -366,6 +367,43 @@ TEST_CASE("a disk that waits no longer ends what it kept with its error, and sen
   fixture.let_go(1, EIO);
   CHECK(parked.calls == 1);
   CHECK(parked.error == EIO);
+}
+
+TEST_CASE("a disk that is cut off ends all that waits and comes with EIO, and is told when idle") {
+  Fixture fixture;
+  Disk disk({.id = "data", .on_error = ErrorPolicy::kPause},
+            std::make_unique<SlowDevice>(fixture.reached), *fixture.thread);
+  BlockClient<Disk> client(disk, *fixture.thread);
+  TestRequest requests[5];
+  for (TestRequest& request : requests) fixture.prepare_write(request);
+  // One is kept by an error, one at the device, one parked, and one by a hold beside.
+  client.submit(requests[0]);
+  client.submit(requests[1]);
+  fixture.let_go(0, ENOLINK);
+  client.submit(requests[2]);
+  fixture.thread->run([&] { disk.hold(kForever, [](Result<>) {}); });
+  client.submit(requests[3]);
+  bool idle = false;
+  fixture.thread->run([&] { disk.cut_off([&] { idle = true; }); });
+  client.submit(requests[4]);
+  for (const size_t ended : {0U, 2U, 3U, 4U}) {
+    CHECK(requests[ended].calls == 1);
+    CHECK(requests[ended].error == EIO);
+  }
+  fixture.thread->run([&] {
+    ENSURE(!disk.stopped() && disk.in_flight() == 1);
+    disk.retry();
+    disk.release();
+  });
+  CHECK_FALSE(idle);
+  CHECK(fixture.reached.size() == 2);
+  fixture.let_go(1, ENOLINK);  // the policy does not keep it any more
+  fixture.thread->run([] {});
+  CHECK(idle);
+  CHECK(requests[1].error == ENOLINK);
+  fixture.thread->run([&] { disk.replace_device(std::make_unique<GoneDevice>(disk.info())); });
+  CHECK(client.flush() == EIO);
+  CHECK(disk.info().size_bytes == kSize);
 }
 
 TEST_CASE("a request kept by an error can be withdrawn") {

@@ -39,6 +39,18 @@ Result<ExitCode> list_disks(const std::string& vm_name, bool json);
 // `size` "" only looks how large the LUN or image is now.
 Result<ExitCode> resize_disk(const std::string& vm_name, const std::string& disk,
                              const std::string& size);
+struct AttachOptions {
+  std::string vm;
+  std::string id;
+  std::map<std::string, std::string> keys;  // disk keys given as flags; "" is not given
+  std::map<std::string, bool> switches;
+};
+// Opens, claims and locks as run_vm() does, and hands over.
+Result<ExitCode> attach_disk(const AttachOptions& options);
+// Waits until the guest has let go, or the VM has given up asking. kExitWeaker when the guest lost
+// a disk that it still used.
+Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& disk, int timeout_s,
+                             bool force);
 Result<ExitCode> create_image(const std::string& path, const std::string& size, bool sparse);
 
 Result<ExitCode> list_luns(bool json);

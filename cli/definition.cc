@@ -262,6 +262,13 @@ Result<std::string> scalar_text(const toml::node& node, std::string_view where,
 }
 
 template <typename T, size_t N>
+std::vector<KeyHelp> help_of(const Key<T> (&keys)[N]) {
+  std::vector<KeyHelp> help;
+  for (const auto& key : keys) help.push_back({key.name, key.help, key.flag});
+  return help;
+}
+
+template <typename T, size_t N>
 Result<T> read_table(const Key<T> (&keys)[N], const toml::table& table, std::string_view where) {
   T target;
   for (const auto& [name, node] : table) {
@@ -323,8 +330,9 @@ Result<toml::table> parse_toml(std::string_view text, std::string_view file_name
   }
 }
 
-Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::string>& ids) {
-  if (disk.id.empty()) disk.id = fmt::format("disk{}", position);
+}  // namespace
+
+Result<> complete_disk(DiskDefinition& disk) {
   const std::string* const sources[] = {&disk.image, &disk.lun, &disk.rdm};
   if (std::ranges::count_if(sources, [](const auto* source) { return !source->empty(); }) != 1) {
     return usage_error("disk '{}' needs one of image, lun and rdm", disk.id);
@@ -340,13 +348,8 @@ Result<> complete_disk(DiskDefinition& disk, size_t position, std::set<std::stri
     return usage_error("disk '{}': path-timeout is for LUNs with on-error = pause", disk.id);
   }
   if (disk.serial.empty()) disk.serial = disk.id.substr(0, kMaxSerialBytes);
-  if (!ids.insert(disk.id).second) {
-    return usage_error("two disks have the id '{}'; give each its own", disk.id);
-  }
   return {};
 }
-
-}  // namespace
 
 Result<> read_toml(std::string_view text, std::string_view file_name, VmDefinition& definition) {
   const toml::table parsed = TRY(parse_toml(text, file_name));
@@ -369,6 +372,10 @@ Result<> read_toml(std::string_view text, std::string_view file_name, VmDefiniti
 
 Result<> set_key(VmDefinition& definition, std::string_view key, std::string_view value) {
   return set_in(kVmKeys, definition, "--", key, value);
+}
+
+Result<> set_disk_key(DiskDefinition& disk, std::string_view key, std::string_view value) {
+  return set_in(kDiskKeys, disk, "--", key, value);
 }
 
 Result<DiskDefinition> parse_disk_flag(std::string_view text, DiskFlag flag) {
@@ -401,7 +408,12 @@ Result<> complete(VmDefinition& definition) {
   }
   std::set<std::string> ids;
   for (size_t i = 0; i < definition.disks.size(); ++i) {
-    TRY(complete_disk(definition.disks[i], i, ids));
+    DiskDefinition& disk = definition.disks[i];
+    if (disk.id.empty()) disk.id = fmt::format("disk{}", i);
+    TRY(complete_disk(disk));
+    if (!ids.insert(disk.id).second) {
+      return usage_error("two disks have the id '{}'; give each its own", disk.id);
+    }
   }
   std::set<std::string> luns;
   for (const DiskDefinition& disk : definition.disks) {
@@ -446,10 +458,23 @@ Result<VmDefinition> from_json(const nlohmann::json& json) {
   return definition;
 }
 
-std::vector<KeyHelp> vm_keys() {
-  std::vector<KeyHelp> keys;
-  for (const auto& key : kVmKeys) keys.push_back({key.name, key.help, key.flag});
-  return keys;
+nlohmann::json disk_to_json(const DiskDefinition& disk) {
+  nlohmann::json json;
+  to_json(json, disk);
+  return json;
 }
+
+Result<DiskDefinition> disk_from_json(const nlohmann::json& json) {
+  DiskDefinition disk;
+  try {
+    from_json(json, disk);
+  } catch (const nlohmann::json::exception& error) {
+    return failed("the disk is not defined in the form that this version writes: {}", error.what());
+  }
+  return disk;
+}
+
+std::vector<KeyHelp> vm_keys() { return help_of(kVmKeys); }
+std::vector<KeyHelp> disk_keys() { return help_of(kDiskKeys); }
 
 }  // namespace plumb

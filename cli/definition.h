@@ -78,16 +78,25 @@ Result<NetDefinition> parse_net_flag(std::string_view text);
 // rdm. Pure.
 Result<> complete(VmDefinition& definition);
 
+// The same for one disk, whose id is given. Pure.
+Result<> complete_disk(DiskDefinition& disk);
+
+// Sets one disk key from a flag: "cache", "writeback". Pure.
+Result<> set_disk_key(DiskDefinition& disk, std::string_view key, std::string_view value);
+
 // For the VM's process and its control API.
 nlohmann::json to_json(const VmDefinition& definition);
 Result<VmDefinition> from_json(const nlohmann::json& json);
+nlohmann::json disk_to_json(const DiskDefinition& disk);
+Result<DiskDefinition> disk_from_json(const nlohmann::json& json);
 
-// The keys of the VM table with their help, for flags.
+// The keys of the VM's and of a disk's table with their help, for flags.
 struct KeyHelp {
   std::string_view key;
   std::string_view help;
   bool flag = false;  // takes no value
 };
 std::vector<KeyHelp> vm_keys();
+std::vector<KeyHelp> disk_keys();
 
 }  // namespace plumb

@@ -12,8 +12,9 @@ class EventLog {
  public:
   static constexpr size_t kKept = 100;
 
-  // `kind`: "disk-error", "paused", "resumed", "resized", "reset",
-  // "lun-lost", "lun-back", "lun-changed"; `disk` "" for none. Also logged.
+  // `kind`: "disk-error", "paused", "resumed", "resized", "reset", "lun-lost", "lun-back",
+  // "lun-changed", "disk-attached", "disk-detaching", "disk-detached", "disk-forced-off"; `disk` ""
+  // for none. Also logged.
   void add(const std::string& kind, const std::string& disk, const std::string& message);
 
   // [{"sequence" (from 1), "time" (UTC, ISO 8601), "kind", "disk", "message"}…], the oldest first.

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/file.h"
 #include "blockdev/scsi_disk.h"
 #include "cli/sandbox.h"
 #include "rdm/scsi_passthrough.h"
@@ -53,6 +54,12 @@ Result<> LunAccess::reopen(int fd) {
     if (::dup3(fd, old, O_CLOEXEC) < 0) return os_error(errno, "a LUN cannot be opened again");
   }
   return {};
+}
+
+// In place of the LUN something that takes no command; the numbers stay those of their users.
+void LunAccess::close() {
+  Result<UniqueFd> nothing = make_eventfd();
+  ENSURE(nothing.ok() && reopen(nothing->get()).ok());
 }
 
 std::unique_ptr<ScsiLun> LunAccess::make_unit(Disk& disk, ScsiIdentity identity) {

@@ -29,6 +29,8 @@ class LunAccess {
   // Goes on with another descriptor of the same LUN, which stays the caller's; what is on its way
   // ends where it was sent. Any thread.
   Result<> reopen(int fd);
+  // Lets go of the LUN: what comes now ends with errors. Any thread.
+  void close();
 
   // The logical unit that the guest sees, over the disk of the same LUN; this outlives it.
   // `identity` is for one in virtual mode: in physical mode the LUN tells its own.

@@ -31,10 +31,20 @@ LunRecovery::LunRecovery(boost::asio::io_context& context, Config config)
       keeper_(context, config_.keeper.release()),
       timer_(context) {
   for (size_t i = 0; i < disks_.count(); ++i) {
-    if (!disks_.wwn_of(i).empty()) luns_[disks_.definition_of(i).id];
+    if (!disks_.wwn_of(i).empty()) keep(disks_.definition_of(i).id);
   }
-  for (const auto& [disk, lun] : luns_) watch(disk);
   receive();
+}
+
+void LunRecovery::keep(const std::string& disk) {
+  luns_[disk];
+  watch(disk);
+}
+
+void LunRecovery::forget(const std::string& disk) {
+  if (luns_.erase(disk) == 0) return;
+  send({.action = KeeperRequest::Action::kUnwatch, .disk = disk});
+  config_.trouble_changed();
 }
 
 void LunRecovery::watch(const std::string& disk) {
@@ -186,12 +196,15 @@ void LunRecovery::look(const std::string& disk, LunDisk& lun) {
 void LunRecovery::retry(const std::string& disk, LunDisk& lun, std::optional<DiskSource> source) {
   lun.phase = Phase::kRetrying;
   const bool reopened = source.has_value();
-  disks_.retry(disk, std::move(source), [this, disk, reopened](Result<> done, bool stopped) {
-    std::string error = done ? "" : done.error().message;
-    boost::asio::post(context_, [this, disk, error = std::move(error), stopped, reopened] {
-      retried(disk, error, stopped, reopened);
-    });
-  });
+  // The context, too, as it outlives us: at the end of the VM we may be gone when this is called.
+  disks_.retry(disk, std::move(source),
+               [this, &context = context_, disk, reopened](Result<> done, bool stopped) {
+                 std::string error = done ? "" : done.error().message;
+                 boost::asio::post(context,
+                                   [this, disk, error = std::move(error), stopped, reopened] {
+                                     retried(disk, error, stopped, reopened);
+                                   });
+               });
 }
 
 void LunRecovery::retried(const std::string& disk, const std::string& error, bool stopped,

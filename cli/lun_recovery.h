@@ -39,6 +39,10 @@ class LunRecovery {
   // Keeps all the LUNs of `config.disks`, which outlives this.
   LunRecovery(boost::asio::io_context& context, Config config);
 
+  // A disk with a LUN has come to `disks`, or is about to leave.
+  void keep(const std::string& disk);
+  void forget(const std::string& disk);
+
   bool keeps(const std::string& disk) const { return luns_.contains(disk); }
 
   // A request of the disk failed, with an errno and a sentence; `stopped`: the disk keeps it, and

@@ -6,10 +6,12 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <boost/asio/post.hpp>
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <deque>
+#include <filesystem>
 
 #include "base/message_socket.h"
 #include "cli/source_message.h"
@@ -20,6 +22,7 @@
 namespace plumb {
 namespace {
 
+using Catch::Matchers::Contains;
 using State = LunFinding::State;
 
 constexpr const char* kWwn = "naa.60014051234abcd5000000000000000a";
@@ -192,6 +195,45 @@ TEST_CASE("a LUN that has come back as another device is gone on with there, and
   REQUIRE(::pread(elsewhere.open().get(), found.data(), found.size(), 0) == 4096);
   CHECK(found == fixture.buffer);
   CHECK(fixture.disks->lun_of("data").device == elsewhere.path());
+}
+
+TEST_CASE("a disk that leaves keeps the VM paused no more, and its LUN can come again") {
+  Fixture fixture;
+  fixture.keeper.script = {State::kLost};
+  fixture.fail_writes(EIO, 1);
+  fixture.client->submit(fixture.request);
+  fixture.until([&] { return !fixture.recovery->trouble().empty(); });
+  const DiskDefinition again{.id = "data", .lun = kWwn, .on_error = "pause"};
+  IoThread& spare = fixture.disks->at(0).thread();
+  CHECK_THAT(fixture.disks->attach(again, source_on(fixture.image), spare).error().message,
+             Contains("has a disk 'data' already"));
+  const DiskDefinition twin{.id = "twin", .lun = kWwn, .on_error = "pause"};
+  CHECK_THAT(fixture.disks->attach(twin, source_on(fixture.image), spare).error().message,
+             Contains("already, as disk 'data'"));
+
+  fixture.recovery->forget("data");
+  CHECK(fixture.recovery->trouble().empty());
+  std::atomic<bool> idle = false;
+  fixture.disks->cut_off(0, [&] { idle = true; });
+  fixture.until([&] { return idle.load(); });
+  CHECK(fixture.ended());
+  CHECK(fixture.request.error == EIO);
+  CHECK(fixture.disks->in_flight(0) == 0);
+  fixture.disks->close(0);
+  for (const auto& fd : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    CHECK(std::filesystem::read_symlink(fd.path(), error) != fixture.image.path());
+  }
+  fixture.keeper.tell(KeeperReport::About::kNews, State::kOther);  // of a disk nobody has
+  // Closed, it does not stand in its LUN's way.
+  REQUIRE(fixture.disks->attach(twin, source_on(fixture.image), spare).ok());
+  fixture.recovery->keep("twin");
+  fixture.client.reset();
+  fixture.disks->remove(0);
+  fixture.until([&] { return fixture.keeper.watches == 2; });
+  CHECK(fixture.recovery->trouble().empty());
+  BlockClient<Disk> client(fixture.disks->at(0), fixture.disks->at(0).thread());
+  CHECK(client.write(0, fixture.buffer) == 0);
 }
 
 TEST_CASE("what has come back smaller is not gone on with") {

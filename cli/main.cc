@@ -19,6 +19,9 @@ struct Arguments {
   std::string wwn;
   RdmOptions rdm;
   std::string disk;
+  AttachOptions attach;
+  int detach_timeout_s = 30;
+  bool force = false;
   std::string path;
   std::string size;
   bool sparse = false;
@@ -100,6 +103,41 @@ void add_vm_commands(CLI::App& app, Arguments& args, Action& action) {
       ->callback([&] { action = [&args] { return attach_console(args.name); }; });
 }
 
+void add_attach(CLI::App& disk, Arguments& args, Action& action) {
+  AttachOptions& options = args.attach;
+  CLI::App* attach = add_command(
+      disk, "attach", "give a running VM another disk",
+      "plumb disk attach db1 logs --lun naa.60014051234abcd5000000000000000a --bus scsi");
+  attach->add_option("name", options.vm, "name of the VM")->required();
+  attach->add_option("disk", options.id, "id of the disk, new in the VM")->required();
+  for (const KeyHelp& key : disk_keys()) {
+    const std::string name(key.key);
+    const std::string help(key.help);
+    if (name == "id") continue;
+    if (key.flag && name != "discard") {
+      attach->add_flag("--" + name, options.switches[name], help);
+    } else {
+      attach->add_option("--" + name, options.keys[name], help);
+    }
+  }
+  attach->callback([&] { action = [&args] { return attach_disk(args.attach); }; });
+
+  CLI::App* detach = add_vm_command(
+      disk, args, "detach", "take a disk from a running VM, when its guest lets go of it",
+      "plumb disk detach db1 logs --timeout 60\n"
+      "Exit: 1 the guest did not let go, 3 (--force) it lost a disk that it still used.");
+  detach->add_option("disk", args.disk, "id of the disk")->required();
+  detach->add_option("--timeout", args.detach_timeout_s, "seconds that the guest has")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  detach->add_flag("--force", args.force, "take it after the timeout: the guest gets I/O errors");
+  detach->callback([&] {
+    action = [&args] {
+      return detach_disk(args.name, args.disk, args.detach_timeout_s, args.force);
+    };
+  });
+}
+
 void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* disk = app.add_subcommand("disk", "disks of a running VM");
   CLI::App* list = add_vm_command(*disk, args, "list", "list the disks of a VM, with what they did",
@@ -115,6 +153,8 @@ void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
   resize->add_option("size", args.size, "new size of an image, e.g. 200G");
   resize->callback(
       [&] { action = [&args] { return resize_disk(args.name, args.disk, args.size); }; });
+
+  add_attach(*disk, args, action);
 
   CLI::App* image = app.add_subcommand("image", "raw image files");
   CLI::App* create =

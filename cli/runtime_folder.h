@@ -23,6 +23,7 @@ struct RuntimePaths {
         control(folder + "/control.sock"),
         console(folder + "/console.sock"),
         agent(folder + "/agent.sock"),
+        disks(folder + "/disks.sock"),
         log(folder + "/log") {}
 
   std::string folder;
@@ -30,7 +31,8 @@ struct RuntimePaths {
   std::string control;
   std::string console;
   std::string agent;
-  std::string log;  // of a detached VM
+  std::string disks;  // takes disks (attach_socket.h)
+  std::string log;    // of a detached VM
 };
 
 // Makes the folder (mode 0700) and takes its lock, for the life of the descriptor. Error kLocked

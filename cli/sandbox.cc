@@ -124,7 +124,9 @@ constexpr int kAllowed[] = {
     SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
     SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_setaffinity), SCMP_SYS(gettid), SCMP_SYS(getpid),
     SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
-    SCMP_SYS(exit), SCMP_SYS(exit_group)};
+    SCMP_SYS(exit), SCMP_SYS(exit_group),
+    // threads made later, of attached LUNs: they drop what others have dropped
+    SCMP_SYS(capget), SCMP_SYS(capset)};
 
 constexpr unsigned long kIoctls[] = {BLKDISCARD,    BLKZEROOUT,  // helper threads of disks
                                      BLKGETSIZE64,               // a LUN that grew

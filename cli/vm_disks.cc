@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "blockdev/file_device.h"
+#include "blockdev/gone_device.h"
 #include "blockdev/io_engine.h"
 #include "blockdev/scsi_disk.h"
 #include "cli/disk_metrics.h"
@@ -96,11 +97,41 @@ Result<IoThread*> VmDisks::thread_for(const VmDefinition& definition, const Disk
   return threads_.back().get();
 }
 
-Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition& disk,
-                           DiskSource source, const Config& options) {
+Result<IoThread*> VmDisks::thread_for_later(const DiskDefinition& disk, IoThread& spare) {
+  const bool scsi = disk.bus == "scsi";
+  const auto disks_of = [this](const auto& thread) {
+    return std::ranges::count(disks_, thread.get(), &Open::thread);
+  };
+  const auto quietest = std::ranges::min_element(threads_, {}, disks_of);
+  IoThread* thread = quietest == threads_.end() ? &spare : quietest->get();
+  if (scsi && scsi_thread_ != nullptr) thread = scsi_thread_;
+  if (disk.engine != "auto" && disk.engine != thread->engine_name()) {
+    return usage_error(
+        "disk {} asks for engine {}, but a disk that is attached later shares the I/O thread of "
+        "others, whose engine is {}",
+        disk.id, disk.engine, thread->engine_name());
+  }
+  if (scsi) scsi_thread_ = thread;
+  return thread;
+}
+
+Result<> VmDisks::attach(const DiskDefinition& disk, DiskSource source, IoThread& spare) {
+  if (index_of(disk.id)) {
+    return usage_error("the VM has a disk '{}' already; give the new one another id", disk.id);
+  }
+  const auto twin = std::ranges::find(disks_, source.wwn, &Open::wwn);
+  if (!source.wwn.empty() && twin != disks_.end()) {
+    return usage_error("the VM has LUN {} already, as disk '{}'; it can have it once", source.wwn,
+                       twin->definition.id);
+  }
+  IoThread* thread = TRY(thread_for_later(disk, spare));
+  return open_one(disk, std::move(source), *thread);
+}
+
+Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThread& thread) {
   Open open;
-  open.thread = TRY(thread_for(definition, disk, options.decorate));
-  open.definition = &disk;
+  open.thread = &thread;
+  open.definition = disk;
   open.label = source.label;
   open.device = source.device;
   open.wwn = source.wwn;
@@ -109,7 +140,7 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
   open.file = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
   if (!open.file) return os_error(errno, "{} cannot be used twice", source.label);
   if (disk.bus == "scsi" && open.is_lun()) {
-    open.access = TRY(LunAccess::open(source, disk.id, options.connect_to_broker, *open.thread));
+    open.access = TRY(LunAccess::open(source, disk.id, config_.connect_to_broker, *open.thread));
   }
   const char* mode = source.physical() ? "physical, " : "";
   auto device = std::make_unique<FileDevice>(
@@ -124,7 +155,7 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
                   .burst_seconds = static_cast<double>(disk.burst_seconds)};
   const std::string_view then =
       open.is_lun() ? "its LUN is looked at" : "`plumb resume` tries again";
-  config.failed = [failed = options.failed, id = disk.id, label = source.label,
+  config.failed = [failed = config_.failed, id = disk.id, label = source.label,
                    then](const DiskError& error) {
     failed({id, describe(error, id, label, then), error.error, error.stopped});
   };
@@ -137,19 +168,57 @@ Result<> VmDisks::open_one(const VmDefinition& definition, const DiskDefinition&
 }
 
 Result<VmDisks> VmDisks::open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Config& config) {
+                              Config config) {
   VmDisks disks;
+  disks.config_ = std::move(config);
   for (size_t i = 0; i < sources.size(); ++i) {
-    TRY(disks.open_one(definition, definition.disks[i], std::move(sources[i]), config));
+    const DiskDefinition& disk = definition.disks[i];
+    IoThread* thread = TRY(disks.thread_for(definition, disk, disks.config_.decorate));
+    TRY(disks.open_one(disk, std::move(sources[i]), *thread));
   }
   return disks;
 }
 
 std::unique_ptr<ScsiLun> VmDisks::make_scsi_unit(size_t index) {
   Open& open = disks_[index];
-  ScsiIdentity identity = scsi_identity(open.definition->serial, open.wwn);
+  ScsiIdentity identity = scsi_identity(open.definition.serial, open.wwn);
   if (open.access != nullptr) return open.access->make_unit(*open.disk, std::move(identity));
   return std::make_unique<ScsiDisk>(*open.disk, std::move(identity));
+}
+
+std::optional<size_t> VmDisks::index_of(const std::string& id) const {
+  for (size_t i = 0; i < disks_.size(); ++i) {
+    if (disks_[i].definition.id == id) return i;
+  }
+  return std::nullopt;
+}
+
+void VmDisks::cut_off(size_t index, std::function<void()> idle) {
+  Open& open = disks_[index];
+  open.thread->run([&] { open.disk->cut_off(std::move(idle)); });
+}
+
+uint32_t VmDisks::in_flight(size_t index) {
+  uint32_t count = 0;
+  disks_[index].thread->run([&] { count = disks_[index].disk->in_flight(); });
+  return count;
+}
+
+void VmDisks::close(size_t index) {
+  Open& open = disks_[index];
+  open.thread->run([&] {
+    Disk& disk = *open.disk;
+    disk.replace_device(std::make_unique<GoneDevice>(disk.info()));
+  });
+  open.under = nullptr;
+  if (open.access != nullptr) open.access->close();
+  open.file.reset();
+  open.mapping.reset();
+  open.wwn.clear();  // the VM may have the LUN again
+}
+
+void VmDisks::remove(size_t index) {
+  disks_.erase(disks_.begin() + static_cast<std::ptrdiff_t>(index));
 }
 
 Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
@@ -172,7 +241,7 @@ Result<> VmDisks::add_memory(const GuestMemory& memory) {
     if (added) continue;
     remove_memory();
     const auto disk = std::ranges::find(disks_, thread.get(), &Open::thread);
-    return failed("disk {}: {}, or leave registered-memory out", disk->definition->id,
+    return failed("disk {}: {}, or leave registered-memory out", disk->definition.id,
                   added.error().message);
   }
   return {};
@@ -191,7 +260,7 @@ void VmDisks::retry_images() {
 }
 
 const VmDisks::Open& VmDisks::find(const std::string& disk) const {
-  const auto at = std::ranges::find(disks_, disk, [](const Open& o) { return o.definition->id; });
+  const auto at = std::ranges::find(disks_, disk, [](const Open& o) { return o.definition.id; });
   ENSURE(at != disks_.end());
   return *at;
 }
@@ -206,9 +275,9 @@ VmDisks::LunView VmDisks::lun_of(const std::string& disk) const {
           .device = open.device,
           .claim = open.claim,
           .fd = open.file.get(),
-          .discard = open.definition->discard,
-          .pauses = open.definition->on_error == "pause",
-          .path_timeout_s = open.definition->path_timeout_s};
+          .discard = open.definition.discard,
+          .pauses = open.definition.on_error == "pause",
+          .path_timeout_s = open.definition.path_timeout_s};
 }
 
 void VmDisks::stop(const std::string& disk) {
@@ -267,11 +336,11 @@ uint64_t VmDisks::size_of(const Open& open) {
 }
 
 Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
-  const auto found = std::find_if(disks_.begin(), disks_.end(),
-                                  [&id](const Open& open) { return open.definition->id == id; });
-  if (found == disks_.end()) {
+  const std::optional<size_t> index = index_of(id);
+  if (!index) {
     return make_error(ErrorKind::kNotFound, "this VM has no disk '{}'", id);
   }
+  const Open* found = &disks_[*index];
   const uint64_t now_bytes = size_of(*found);
   const uint32_t block = found->disk->info().logical_block_size;
   if (size_bytes != 0) {
@@ -281,7 +350,7 @@ Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
           "resize without a size",
           id);
     }
-    if (found->definition->read_only) return usage_error("disk {} is read-only", id);
+    if (found->definition.read_only) return usage_error("disk {} is read-only", id);
     if (size_bytes % block != 0) {
       return usage_error("{} bytes are not a multiple of the block size {} of disk {}", size_bytes,
                          block, id);
@@ -308,7 +377,7 @@ Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
 Json VmDisks::status() const {
   Json all = Json::array();
   for (const Open& open : disks_) {
-    const DiskDefinition& disk = *open.definition;
+    const DiskDefinition& disk = open.definition;
     bool stopped = false;
     open.thread->run([&] { stopped = open.disk->stopped(); });
     all.push_back({{"id", disk.id},
@@ -331,7 +400,7 @@ Json VmDisks::status() const {
 
 std::string VmDisks::metrics(const std::string& vm) const {
   std::vector<NamedStats> all;
-  for (const Open& open : disks_) all.push_back({open.definition->id, &open.disk->stats()});
+  for (const Open& open : disks_) all.push_back({open.definition.id, &open.disk->stats()});
   return prometheus_text(vm, all);
 }
 

@@ -1,4 +1,10 @@
-// VmDisks: the disks of a running VM, as its process and its control API see them.
+// VmDisks: the disks of a running VM, as its process and its control API see them: those of its
+// definition, and those that were attached later.
+//
+// A disk of the definition has an I/O thread of its own (those on the SCSI bus share one). One that
+// is attached later cannot: a running VM may make no ring. On the SCSI bus it works on that bus's
+// thread, else on the disk thread with the fewest disks, and in a VM without disks on the thread of
+// the other devices.
 //
 // For the control thread, but for the call-back.
 #pragma once
@@ -39,24 +45,39 @@ class VmDisks {
   static constexpr int kRetrySeconds = 30;
 
   // Takes the definition's sources, in its order, and makes a disk of each on an I/O thread of its
-  // own; those on the SCSI bus share one. `definition` outlives this.
+  // own; those on the SCSI bus share one.
   struct Config {
     Failed failed;
     std::function<Result<UniqueFd>()> connect_to_broker;  // of reservations; any thread
     EngineDecorator decorate;
   };
   static Result<VmDisks> open(const VmDefinition& definition, std::vector<DiskSource> sources,
-                              const Config& config);
+                              Config config);
 
   size_t count() const { return disks_.size(); }
   Disk& at(size_t index) { return *disks_[index].disk; }
-  const DiskDefinition& definition_of(size_t index) const { return *disks_[index].definition; }
+  const DiskDefinition& definition_of(size_t index) const { return disks_[index].definition; }
+  std::optional<size_t> index_of(const std::string& id) const;
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
   // The logical unit of a disk on the SCSI bus, as a new guest sees it.
   std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
-  // Of the disks on the SCSI bus: they share one; nullptr without any.
+  // Of the disks on the SCSI bus: they share one; nullptr when there never was any.
   IoThread* scsi_thread() { return scsi_thread_; }
+
+  // Takes another disk, the last one from now on; `spare` is the thread for when none has a disk.
+  // Errors: an id or a LUN that the VM has already, an engine that the thread does not have.
+  Result<> attach(const DiskDefinition& disk, DiskSource source, IoThread& spare);
+  // Takes the medium from under a disk: requests end with EIO. Once the medium has none of them
+  // any more, `idle` is called, on the disk's I/O thread, and close() may follow. Not twice.
+  void cut_off(size_t index, std::function<void()> idle);
+  // Requests that the medium still has.
+  uint32_t in_flight(size_t index);
+  // Closes the medium, and with it the claim and the mapping's lock; the disk itself stays, cut
+  // off.
+  void close(size_t index);
+  // Forgets a disk that nothing uses any more, closed or not; those after it move up.
+  void remove(size_t index);
 
   // Calls `act` on each I/O thread, up to the first error.
   Result<> on_each_thread(const std::function<Result<>()>& act);
@@ -105,7 +126,7 @@ class VmDisks {
 
  private:
   struct Open {
-    const DiskDefinition* definition = nullptr;
+    DiskDefinition definition;
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
     std::string wwn;     // of a LUN
@@ -123,10 +144,11 @@ class VmDisks {
   Open& find(const std::string& disk);
   Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,
                                const EngineDecorator& decorate);
-  Result<> open_one(const VmDefinition& definition, const DiskDefinition& disk, DiskSource source,
-                    const Config& config);
+  Result<IoThread*> thread_for_later(const DiskDefinition& disk, IoThread& spare);
+  Result<> open_one(const DiskDefinition& disk, DiskSource source, IoThread& thread);
   static uint64_t size_of(const Open& open);
 
+  Config config_;
   std::vector<std::unique_ptr<IoThread>> threads_;
   IoThread* scsi_thread_ = nullptr;
   std::string scsi_engine_;  // what the first of its disks asks for

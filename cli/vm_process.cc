@@ -17,9 +17,10 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "blockdev/scsi_lun.h"
+#include "cli/attach_socket.h"
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
+#include "cli/guest_disks.h"
 #include "cli/keeper_process.h"
 #include "cli/lun_recovery.h"
 #include "cli/runtime_folder.h"
@@ -30,11 +31,9 @@
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
 #include "vmm/kvm.h"
-#include "vmm/virtio/blk.h"
 #include "vmm/virtio/console.h"
 #include "vmm/virtio/net.h"
 #include "vmm/virtio/rng.h"
-#include "vmm/virtio/scsi.h"
 #include "vmm/virtio/tap.h"
 #include "vmm/vm.h"
 
@@ -82,13 +81,14 @@ class VmProcess {
   Result<> boot();
   void end_guest();
   Result<> add_devices(Vm& vm);
-  std::unique_ptr<VirtioDevice> make_scsi_host(uint16_t queues);
+  Result<> add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, size_t position);
   void on_disk_error(const VmDisks::Failure& failure);
   void pause();
   void resume();
   std::string pause_reason() const;
   void pause_or_resume();
   Result<nlohmann::json> resize_disk(const nlohmann::json& body);
+  Result<nlohmann::json> detach_disk(const nlohmann::json& body);
   void on_stop(const Vm::Stopped& stopped);
   void await_signal();
   void on_signal(int signal);
@@ -103,22 +103,25 @@ class VmProcess {
   std::optional<RawTerminal> terminal_;
   UniqueFd lock_;
   boost::asio::io_context context_;  // the disks' threads post to it
-  KeeperSockets keeper_;             // none without LUNs
-  std::mutex connect_mutex_;         // of keeper_.connections
+  KeeperSockets keeper_;
+  std::mutex connect_mutex_;  // of keeper_.connections
   std::optional<Kvm> kvm_;
   BootFiles boot_files_;
   std::vector<DiskSource> sources_;  // until start_disks()
   std::vector<UniqueFd> taps_;
+  std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers, disks at need
   std::optional<VmDisks> disks_;
-  std::unique_ptr<LunRecovery> recovery_;  // none without LUNs
-  std::unique_ptr<IoThread> misc_thread_;  // consoles, network, random numbers
+  std::unique_ptr<LunRecovery> recovery_;
   std::unique_ptr<CharHub> console_;
   std::unique_ptr<CharHub> agent_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
-  std::vector<std::unique_ptr<ScsiLun>> scsi_luns_;  // of this boot
-  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<AttachServer> attach_server_;
   EventLog events_;
+  std::optional<GuestDisks> guest_disks_;
+  std::vector<unsigned> slots_;  // of the other devices, which keep them over reboots
+  uint64_t boots_ = 0;
+  std::unique_ptr<Vm> vm_;
   bool asked_to_pause_ = false;
   std::string stopped_image_;  // why: an error of an image whose disk waits for resume()
   std::string pause_reason_;   // while the VM is paused
@@ -134,13 +137,14 @@ VmProcess::VmProcess(const VmDefinition& definition, bool foreground, EngineDeco
 
 VmProcess::~VmProcess() {
   end_guest();  // and its devices first: they use all the rest
+  attach_server_.reset();
   api_.reset();
 }
 
 Result<> VmProcess::start() {
   lock_ = TRY(lock_runtime_folder(definition_.name));
-  const auto is_lun = [](const DiskDefinition& disk) { return disk.image.empty(); };
-  if (std::ranges::any_of(definition_.disks, is_lun)) keeper_ = TRY(start_keeper());
+  // Also without a LUN: one may be attached.
+  keeper_ = TRY(start_keeper());
   TRY(open_host_parts());
   TRY(give_up_privileges(RuntimePaths(definition_.name).folder,
                          {.memory_lock = definition_.registered_memory,
@@ -177,7 +181,6 @@ Result<> VmProcess::start_disks() {
   disks_.emplace(
       TRY(VmDisks::open(definition_, std::move(sources_),
                         {.failed = failed, .connect_to_broker = connect, .decorate = decorate_})));
-  if (!keeper_.luns) return {};
   recovery_ = std::make_unique<LunRecovery>(
       context_,
       LunRecovery::Config{.disks = &*disks_,
@@ -202,6 +205,17 @@ Result<> VmProcess::open_consoles() {
            [this] { boost::asio::post(context_, [this] { press_power_button("Ctrl-]"); }); }},
       *misc_thread_));
   agent_ = TRY(CharHub::open({.socket_path = paths.agent}, *misc_thread_));
+  guest_disks_.emplace(GuestDisks::Config{
+      .disks = &*disks_,
+      .spare = misc_thread_.get(),
+      .events = &events_,
+      .context = &context_,
+      .came =
+          [this](const std::string& disk) {
+            if (!disks_->lun_of(disk).wwn.empty()) recovery_->keep(disk);
+          },
+      .leaves = [this](const std::string& disk) { recovery_->forget(disk); },
+      .queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues))});
   return {};
 }
 
@@ -220,6 +234,12 @@ Result<> VmProcess::open_control_api() {
   api_->handle("GET", "/vm/events", [this](const Json&) -> Result<Json> { return events_.json(); });
   api_->handle("PUT", "/disks/resize",
                [this](const Json& body) -> Result<Json> { return resize_disk(body); });
+  api_->handle("PUT", "/disks/detach",
+               [this](const Json& body) -> Result<Json> { return detach_disk(body); });
+  attach_server_ = TRY(AttachServer::listen(context_, RuntimePaths(definition_.name).disks,
+                                            [this](const DiskDefinition& disk, DiskSource source) {
+                                              return guest_disks_->attach(disk, std::move(source));
+                                            }));
   api_->handle_text("/metrics", [this] { return disks_->metrics(definition_.name); });
   api_->handle("PUT", "/vm/power-button", [this](const Json&) -> Result<Json> {
     press_power_button("the control API");
@@ -234,13 +254,19 @@ Result<> VmProcess::open_control_api() {
 }
 
 Result<> VmProcess::boot() {
-  vm_ = TRY(
-      Vm::create(*kvm_, {.name = definition_.name,
-                         .memory_bytes = definition_.memory_bytes,
-                         .huge_pages = definition_.huge_pages,
-                         .vcpus = definition_.vcpus,
-                         .vcpu_cpus = placement_of_vcpus(definition_),
-                         .serial = definition_.console == "serial" ? console_.get() : nullptr}));
+  // A slot that one boot's guest ejected says nothing about the next one's.
+  const auto on_ejected = [this, boot = ++boots_](unsigned slot) {
+    boost::asio::post(context_, [=, this] {
+      if (boot == boots_) guest_disks_->ejected(slot);
+    });
+  };
+  vm_ = TRY(Vm::create(*kvm_, {.name = definition_.name,
+                               .memory_bytes = definition_.memory_bytes,
+                               .huge_pages = definition_.huge_pages,
+                               .vcpus = definition_.vcpus,
+                               .vcpu_cpus = placement_of_vcpus(definition_),
+                               .serial = definition_.console == "serial" ? console_.get() : nullptr,
+                               .ejected = on_ejected}));
   if (definition_.registered_memory) TRY(disks_->add_memory(vm_->memory()));
   TRY(add_devices(*vm_));
   TRY(vm_->load_kernel(boot_files_, definition_.cmdline));
@@ -251,38 +277,34 @@ Result<> VmProcess::boot() {
 
 void VmProcess::end_guest() {
   vm_.reset();
-  scsi_luns_.clear();
+  if (guest_disks_) guest_disks_->guest_ended();
   // Pinned, it would stay although it is unmapped.
   if (disks_) disks_->remove_memory();
 }
 
 Result<> VmProcess::add_devices(Vm& vm) {
-  const auto queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues));
-  for (size_t i = 0; i < disks_->count(); ++i) {
-    if (disks_->definition_of(i).bus == "scsi") continue;
-    TRY(vm.add_virtio(std::make_unique<VirtioBlk>(disks_->at(i), queues)));
-  }
-  if (disks_->scsi_thread() != nullptr) TRY(vm.add_virtio(make_scsi_host(queues)));
+  TRY(guest_disks_->add_to(vm));
+  size_t position = 0;
   for (size_t i = 0; i < taps_.size(); ++i) {
     const MacAddress mac = TRY(parse_mac(definition_.nets[i].mac));
     UniqueFd tap(::fcntl(taps_[i].get(), F_DUPFD_CLOEXEC, 0));
     if (!tap) return os_error(errno, "tap {} cannot be used again", definition_.nets[i].tap);
-    TRY(vm.add_virtio(std::make_unique<VirtioNet>(std::move(tap), mac, *misc_thread_)));
+    TRY(add_device(vm, std::make_unique<VirtioNet>(std::move(tap), mac, *misc_thread_),
+                   position++));
   }
   CharBackend* console = definition_.console == "virtio" ? console_.get() : nullptr;
-  TRY(vm.add_virtio(std::make_unique<VirtioConsole>(console, agent_.get(), *misc_thread_)));
-  TRY(vm.add_virtio(std::make_unique<VirtioRng>(*misc_thread_)));
-  return {};
+  TRY(add_device(vm, std::make_unique<VirtioConsole>(console, agent_.get(), *misc_thread_),
+                 position++));
+  return add_device(vm, std::make_unique<VirtioRng>(*misc_thread_), position);
 }
 
-std::unique_ptr<VirtioDevice> VmProcess::make_scsi_host(uint16_t queues) {
-  auto host = std::make_unique<VirtioScsi>(*disks_->scsi_thread(), queues);
-  for (size_t i = 0; i < disks_->count(); ++i) {
-    if (disks_->definition_of(i).bus != "scsi") continue;
-    scsi_luns_.push_back(disks_->make_scsi_unit(i));
-    host->add_target(static_cast<uint8_t>(scsi_luns_.size() - 1), *scsi_luns_.back());
-  }
-  return host;
+// The guest knows a device by its slot: what came and went meanwhile does not move the others.
+Result<> VmProcess::add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, size_t position) {
+  std::optional<unsigned> slot;
+  if (position < slots_.size()) slot = slots_[position];
+  slot = TRY(vm.add_virtio(std::move(device), false, slot));
+  if (position == slots_.size()) slots_.push_back(*slot);
+  return {};
 }
 
 Result<ExitCode> VmProcess::run() {
@@ -315,13 +337,13 @@ void VmProcess::resume() {
   asked_to_pause_ = false;
   stopped_image_.clear();
   disks_->retry_images();
-  if (recovery_) recovery_->retry_now();
+  recovery_->retry_now();
   pause_or_resume();
 }
 
 // "" when the VM is to run.
 std::string VmProcess::pause_reason() const {
-  if (recovery_ && !recovery_->trouble().empty()) return recovery_->trouble();
+  if (!recovery_->trouble().empty()) return recovery_->trouble();
   if (!stopped_image_.empty()) return stopped_image_;
   return asked_to_pause_ ? "asked for" : "";
 }
@@ -341,7 +363,7 @@ void VmProcess::pause_or_resume() {
 
 void VmProcess::on_disk_error(const VmDisks::Failure& failure) {
   events_.add("disk-error", failure.disk, failure.message);
-  if (recovery_ && recovery_->keeps(failure.disk)) {
+  if (recovery_->keeps(failure.disk)) {
     recovery_->on_error(failure.disk, failure.error, failure.stopped, failure.message);
   } else if (failure.stopped) {
     stopped_image_ = failure.message;
@@ -354,9 +376,26 @@ Result<nlohmann::json> VmProcess::resize_disk(const nlohmann::json& body) {
                     (!body.contains("size_bytes") || body["size_bytes"].is_number_unsigned());
   if (!good) return usage_error("a resize needs \"disk\", and for an image \"size_bytes\"");
   const std::string disk = body["disk"];
+  TRY(guest_disks_->check_stays(disk));
   const uint64_t size_bytes = TRY(disks_->resize(disk, body.value("size_bytes", uint64_t{0})));
   events_.add("resized", disk, fmt::format("disk {} has {} bytes", disk, size_bytes));
   return nlohmann::json{{"disk", disk}, {"size_bytes", size_bytes}};
+}
+
+Result<nlohmann::json> VmProcess::detach_disk(const nlohmann::json& body) {
+  constexpr unsigned kMaxTimeoutS = 86400;
+  const bool good = body.is_object() && body.contains("disk") && body["disk"].is_string() &&
+                    body.contains("timeout_s") && body["timeout_s"].is_number_unsigned() &&
+                    body["timeout_s"] <= kMaxTimeoutS &&
+                    (!body.contains("force") || body["force"].is_boolean());
+  if (!good) {
+    return usage_error(
+        "a detach needs \"disk\" and \"timeout_s\", {} at most, and may have \"force\"",
+        kMaxTimeoutS);
+  }
+  TRY(guest_disks_->detach(body["disk"], std::chrono::seconds(body["timeout_s"].get<unsigned>()),
+                           body.value("force", false)));
+  return status();
 }
 
 void VmProcess::on_stop(const Vm::Stopped& stopped) {
@@ -403,12 +442,14 @@ void VmProcess::press_power_button(const char* asked_by) {
 
 nlohmann::json VmProcess::status() const {
   using Json = nlohmann::json;
+  Json disks = disks_->status();
+  guest_disks_->describe(disks);
   Json status{{"name", definition_.name},
               {"state", vm_->paused() ? "paused" : "running"},
               {"pid", ::getpid()},
               {"vcpus", definition_.vcpus},
               {"memory_bytes", definition_.memory_bytes},
-              {"disks", disks_->status()}};
+              {"disks", disks}};
   if (vm_->paused()) status["pause_reason"] = pause_reason_;
   return status;
 }

@@ -19,10 +19,12 @@ class EventRouter {
  public:
   virtual ~EventRouter() = default;
 
-  // Makes each signal on `fd` an interrupt that sends `message`. Returns the handle for
-  // change_msi(). Lasts as long as the VM. Any thread.
+  // Makes each signal on `fd` an interrupt that sends `message`. Returns the handle for the other
+  // two. Lasts until remove_msi(), or as long as the VM. Any thread.
   virtual Result<uint32_t> add_msi(int fd, const MsiMessage& message) = 0;
   virtual Result<> change_msi(uint32_t handle, const MsiMessage& message) = 0;
+  // Signals on `fd` interrupt no more, and the handle may be given again.
+  virtual void remove_msi(uint32_t handle, int fd) = 0;
 
   // From now on, or no longer, a write of any width by the guest to `address` signals `fd`
   // without reaching the bus. False when that cannot be had: then the bus sees the writes. Any

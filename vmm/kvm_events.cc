@@ -56,27 +56,37 @@ Result<> KvmEvents::commit() {
 
 Result<uint32_t> KvmEvents::add_msi(int fd, const MsiMessage& message) {
   const std::lock_guard lock(mutex_);
-  const auto handle = static_cast<uint32_t>(routes_.size()) - first_msi_route_;
-  const uint32_t gsi = layout::kFirstMsiGsi + handle;
-  if (routes_.size() >= config_.max_routes) {
-    return failed("the guest uses more than the {} interrupts that KVM can route",
-                  config_.max_routes);
+  if (free_msi_.empty()) {
+    if (routes_.size() >= config_.max_routes) {
+      return failed("the guest uses more than the {} interrupts that KVM can route",
+                    config_.max_routes);
+    }
+    free_msi_.push_back(static_cast<uint32_t>(routes_.size()) - first_msi_route_);
+    routes_.push_back(msi_route(layout::kFirstMsiGsi + free_msi_.back(), message));
   }
-  routes_.push_back(msi_route(gsi, message));
-  Result<> committed = commit();
-  if (!committed) {
-    routes_.pop_back();
-    return std::move(committed).error();
-  }
+  const uint32_t handle = free_msi_.back();
+  kvm_irq_routing_entry& route = routes_[first_msi_route_ + handle];
+  route = msi_route(route.gsi, message);
+  TRY(commit());
   kvm_irqfd irqfd{};
   irqfd.fd = static_cast<uint32_t>(fd);
-  irqfd.gsi = gsi;
+  irqfd.gsi = route.gsi;
   if (kvm_ioctl(config_.vm_fd, KVM_IRQFD, &irqfd) != 0) {
-    const int error = errno;
-    routes_.pop_back();
-    return os_error(error, "KVM refuses an irqfd");
+    return os_error(errno, "KVM refuses an irqfd");
   }
+  free_msi_.pop_back();
   return handle;
+}
+
+// The route stays in the table, where nothing signals it, until the handle is given again.
+void KvmEvents::remove_msi(uint32_t handle, int fd) {
+  const std::lock_guard lock(mutex_);
+  kvm_irqfd irqfd{};
+  irqfd.fd = static_cast<uint32_t>(fd);
+  irqfd.gsi = routes_.at(first_msi_route_ + handle).gsi;
+  irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+  kvm_ioctl(config_.vm_fd, KVM_IRQFD, &irqfd);
+  free_msi_.push_back(handle);
 }
 
 Result<> KvmEvents::change_msi(uint32_t handle, const MsiMessage& message) {

@@ -23,6 +23,7 @@ class KvmEvents : public EventRouter {
 
   Result<uint32_t> add_msi(int fd, const MsiMessage& message) override;
   Result<> change_msi(uint32_t handle, const MsiMessage& message) override;
+  void remove_msi(uint32_t handle, int fd) override;
   bool add_doorbell(uint64_t address, int fd) override;
   void remove_doorbell(uint64_t address, int fd) override;
 
@@ -41,6 +42,7 @@ class KvmEvents : public EventRouter {
   std::mutex mutex_;
   std::vector<kvm_irq_routing_entry> routes_;  // guarded by mutex_
   uint32_t first_msi_route_ = 0;
+  std::vector<uint32_t> free_msi_;  // handles; guarded by mutex_
 };
 
 }  // namespace plumb

@@ -35,6 +35,7 @@ inline constexpr uint16_t kKeyboardPort = 0x64;
 inline constexpr uint16_t kSerialPort = 0x3f8;
 inline constexpr uint16_t kPmBase = 0x600;
 inline constexpr uint16_t kPmSize = 0x80;
+inline constexpr uint16_t kPciHotplugPort = 0x680;
 inline constexpr uint16_t kPciConfigPort = 0xcf8;
 inline constexpr uint16_t kResetPort = 0xcf9;
 inline constexpr uint8_t kResetValue = 6;

@@ -40,7 +40,12 @@ Machine::Machine(Config config, UniqueFd serial_interrupt)
       rtc_({.memory_bytes = config_.memory->size_bytes(),
             .vcpus = config_.vcpus,
             .now = [] { return ::time(nullptr); }}),
-      serial_(config_.serial, [this] { signal_eventfd(serial_interrupt_.get()); }) {}
+      serial_(config_.serial, [this] { signal_eventfd(serial_interrupt_.get()); }),
+      hotplug_({.notify = [this] { pm_.raise_event(kGpePciHotplug); },
+                .eject =
+                    [this](unsigned slot) {
+                      if (pci_.eject(slot)) config_.ejected(slot);
+                    }}) {}
 
 void Machine::connect() {
   // A byte written to 0xcf9 is a reset, although that port is in the middle of PCI's dword.
@@ -50,11 +55,34 @@ void Machine::connect() {
   ports_.add(layout::kKeyboardPort, 1, keyboard_reset_);
   ports_.add(layout::kRtcPort, 2, rtc_);
   ports_.add(layout::kPmBase, layout::kPmSize, pm_);
+  ports_.add(layout::kPciHotplugPort, PciHotplug::kSize, hotplug_);
   mmio_.add(layout::kEcam, layout::kEcamSize, pci_.ecam());
 }
 
-Result<> Machine::add_virtio(std::unique_ptr<VirtioDevice> device) {
-  return pci_.add(TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events)));
+Result<unsigned> Machine::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable,
+                                     std::optional<unsigned> slot) {
+  return pci_.add(TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events)),
+                  removable, slot);
+}
+
+Result<unsigned> Machine::plug(std::unique_ptr<VirtioDevice> device, bool removable) {
+  const unsigned slot = TRY(pci_.plug(
+      TRY(VirtioPci::create(std::move(device), *config_.memory, *config_.events)), removable));
+  hotplug_.tell_plugged(slot);
+  return slot;
+}
+
+Result<> Machine::ask_to_eject(unsigned slot) {
+  if (!pci_.removable(slot)) {
+    return make_error(ErrorKind::kNotFound, "slot {} has no device that can be removed", slot);
+  }
+  hotplug_.ask_to_eject(slot);
+  return {};
+}
+
+std::unique_ptr<PciFunction> Machine::unplug(unsigned slot) {
+  hotplug_.forget(slot);
+  return pci_.take(slot);
 }
 
 }  // namespace plumb

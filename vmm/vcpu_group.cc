@@ -122,9 +122,10 @@ void VcpuGroup::kick_all() {
 
 void VcpuGroup::pause() {
   std::unique_lock lock(mutex_);
-  if (wish_ != Wish::kRun) return;
-  wish_ = Wish::kPause;
-  kick_all();
+  if (wish_ == Wish::kRun) {
+    wish_ = Wish::kPause;
+    kick_all();
+  }
   changed_.wait(lock, [this] { return inside_ == 0; });
 }
 

@@ -28,7 +28,8 @@ class VcpuGroup {
   // Errors: no thread, or a host CPU that does not exist.
   Result<> start(const std::vector<std::vector<int>>& cpus, std::function<void(Stopped)> on_stop);
 
-  // Returns when no vCPU is in the guest, or serves an exit. Not on a vCPU's thread.
+  // Returns when no vCPU is in the guest, or serves an exit, also when the run is ending. Not on a
+  // vCPU's thread.
   void pause();
   void resume();
   // Ends the run for the first reason given; later ones are ignored. Any thread.

@@ -105,7 +105,11 @@ Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm, Config config) {
                        .events = state->events.get(),
                        .serial = config.serial,
                        .vcpus = config.vcpus,
-                       .stop = [state = state.get()](StopReason reason) { state->stop(reason); }}));
+                       .stop = [state = state.get()](StopReason reason) { state->stop(reason); },
+                       .ejected =
+                           [state = state.get()](unsigned slot) {
+                             if (state->config.ejected) state->config.ejected(slot);
+                           }}));
   state->vcpus =
       std::make_unique<VcpuGroup>(TRY(create_vcpus(kvm, vm_fd, config.vcpus, *state->machine)));
   state->config = std::move(config);
@@ -115,11 +119,33 @@ Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm, Config config) {
 Vm::Vm(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Vm::~Vm() = default;
 
-Result<> Vm::add_virtio(std::unique_ptr<VirtioDevice> device) {
+Result<unsigned> Vm::add_virtio(std::unique_ptr<VirtioDevice> device, bool removable,
+                                std::optional<unsigned> slot) {
   if (state_->state.now() != VmState::kCreated) {
     return failed("a device cannot be added to a VM that has been started");
   }
-  return state_->machine->add_virtio(std::move(device));
+  return state_->machine->add_virtio(std::move(device), removable, slot);
+}
+
+Result<unsigned> Vm::plug(std::unique_ptr<VirtioDevice> device, bool removable) {
+  const VmState now = state_->state.now();
+  if (now != VmState::kRunning && now != VmState::kPaused) {
+    return failed("a device can be plugged only into a VM that runs");
+  }
+  return state_->machine->plug(std::move(device), removable);
+}
+
+Result<> Vm::ask_to_unplug(unsigned slot) { return state_->machine->ask_to_eject(slot); }
+
+Result<> Vm::unplug(unsigned slot) {
+  state_->vcpus->pause();
+  std::unique_ptr<PciFunction> taken = state_->machine->unplug(slot);
+  // A guest that is paused, or has ended, stays so.
+  if (state_->state.now() == VmState::kRunning) state_->vcpus->resume();
+  if (taken == nullptr) {
+    return make_error(ErrorKind::kNotFound, "slot {} has no device that can be removed", slot);
+  }
+  return {};
 }
 
 Result<> Vm::load_kernel(const BootFiles& files, const std::string& command_line) {

@@ -1,13 +1,14 @@
 // Vm: one guest on KVM: memory, vCPUs, the Q35-compatible machine, and the devices given to it.
 //
-// Order of use: create → add_virtio … → load_kernel → start → (pause, resume, power_button) … →
-// on_stop is called → destroy. Destroying a running Vm ends the vCPUs first. A reboot is a new Vm
-// over the same disks. All methods are for one thread, the control thread.
+// Order of use: create → add_virtio … → load_kernel → start → (pause, resume, power_button, plug,
+// unplug) … → on_stop is called → destroy. Destroying a running Vm ends the vCPUs first. A reboot
+// is a new Vm over the same disks. All methods are for one thread, the control thread.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,9 @@ class Vm {
     unsigned vcpus = 1;                       // 1 to kMaxVcpus
     std::vector<std::vector<int>> vcpu_cpus;  // per vCPU, where it may run; empty: anywhere
     CharBackend* serial = nullptr;            // of the 16550; nullptr: output is dropped
+    // The guest has let go of the device in a slot; it answers no more, and waits for unplug(). On
+    // a vCPU thread.
+    std::function<void(unsigned slot)> ejected;
   };
   using Stopped = plumb::Stopped;
 
@@ -42,8 +46,20 @@ class Vm {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  // Puts `device` behind a virtio-pci function in the next free slot of bus 0. Before start().
-  Result<> add_virtio(std::unique_ptr<VirtioDevice> device);
+  // Puts `device` behind a virtio-pci function in `slot` of bus 0, which is free, or in the lowest
+  // free one; returns which. Before start(). What is not `removable` stays for the VM's life.
+  Result<unsigned> add_virtio(std::unique_ptr<VirtioDevice> device, bool removable = false,
+                              std::optional<unsigned> slot = {});
+
+  // The same from start() on, in the lowest free slot, and the guest is told. Errors: no slot is
+  // free, the guest's run has ended.
+  Result<unsigned> plug(std::unique_ptr<VirtioDevice> device, bool removable = true);
+  // Asks the guest to let go of a removable device. It may do so at any time later, or never.
+  Result<> ask_to_unplug(unsigned slot);
+  // Takes the removable device of a slot away, whether the guest let go of it or not, and destroys
+  // it, which waits for its requests. The vCPUs leave the guest meanwhile. Error kNotFound when
+  // there is none.
+  Result<> unplug(unsigned slot);
 
   // Loads kernel (bzImage, or ELF with a PVH note), initrd and command line, and writes the ACPI
   // tables and boot information.

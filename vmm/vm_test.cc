@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 #include <condition_variable>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -17,6 +18,7 @@
 #include "tests/temporary_folder.h"
 #include "vmm/boot/loader.h"
 #include "vmm/kvm.h"
+#include "vmm/virtio/rng.h"
 
 using namespace plumb;
 using Catch::Matchers::Contains;
@@ -126,8 +128,11 @@ struct Guest {
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(file.data()),
                static_cast<std::streamsize>(file.size()));
-    auto made = Vm::create(
-        kvm(), {.name = "test", .memory_bytes = memory, .vcpus = vcpus, .serial = &console});
+    auto made = Vm::create(kvm(), {.name = "test",
+                                   .memory_bytes = memory,
+                                   .vcpus = vcpus,
+                                   .serial = &console,
+                                   .ejected = [this](unsigned slot) { ejected.set_value(slot); }});
     INFO((made ? "" : made.error().message));
     REQUIRE(made);
     vm = std::move(made).value();
@@ -141,6 +146,7 @@ struct Guest {
   TemporaryFolder folder;
   Console console;
   Ending ending;
+  std::promise<unsigned> ejected;
   std::unique_ptr<Vm> vm;
 };
 
@@ -241,6 +247,44 @@ TEST_CASE("the power button is seen in PM1 status") {
   guest.vm->power_button();
   CHECK(guest.ending.wait().reason == StopReason::kPowerOff);
   CHECK(guest.console.text() == "x\x01");
+}
+
+TEST_CASE("a device comes into a running guest, which lets go of it when asked") {
+  if (!have_kvm()) return;
+  // Waits until a dword register of the hotplug block is not zero; EAX has it then.
+  const auto await = [](unsigned port) {
+    return set_port(port) + code({0xed, 0x85, 0xc0, 0x74, 0xfb});  // in eax, dx; test; jz
+  };
+  const Bytes write_back = code({0xef});  // out dx, eax
+  Guest guest(print("x") + await(0x680) + write_back + print("p") + await(0x684) + set_port(0x688) +
+              write_back + print("e") + await(0x680) + print("q") + power_off() + forever());
+  const auto thread = IoThread::start({.name = "io-test"}).value();
+  const auto plug = [&] { return guest.vm->plug(std::make_unique<VirtioRng>(*thread)); };
+  CHECK_FALSE(plug().ok());  // not started
+  const unsigned fixed = guest.vm->add_virtio(std::make_unique<VirtioRng>(*thread)).value();
+  REQUIRE(guest.vm->start(guest.ending.callback()));
+  guest.console.wait_for(1);
+  const unsigned slot = plug().value();
+  CHECK(slot == fixed + 1);
+  guest.console.wait_for(2);
+  CHECK(guest.vm->ask_to_unplug(fixed).error().kind == ErrorKind::kNotFound);
+  CHECK(guest.vm->unplug(fixed).error().kind == ErrorKind::kNotFound);
+  REQUIRE(guest.vm->ask_to_unplug(slot));
+  CHECK(guest.ejected.get_future().get() == slot);
+  guest.console.wait_for(3);
+  // A paused guest stays paused.
+  guest.vm->pause();
+  REQUIRE(guest.vm->unplug(slot));
+  CHECK(guest.vm->paused());
+  CHECK(guest.vm->unplug(slot).error().kind == ErrorKind::kNotFound);
+  CHECK(plug().value() == slot);
+  CHECK(guest.vm->paused());
+  guest.vm->resume();
+  CHECK(guest.ending.wait().reason == StopReason::kPowerOff);
+  CHECK(guest.console.text() == "xpeq");
+  CHECK_FALSE(plug().ok());
+  REQUIRE(guest.vm->unplug(slot));  // of a guest that has ended
+  guest.vm.reset();                 // its devices go before their thread
 }
 
 TEST_CASE("a guest with RAM above 4 GiB starts") {

@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "base/check.h"
 #include "vmm/event_router.h"
 
 namespace plumb {
@@ -27,6 +28,10 @@ class FakeEvents : public EventRouter {
     ++changes;
     routes.at(handle).message = message;
     return {};
+  }
+  void remove_msi(uint32_t handle, int fd) override {
+    ENSURE(routes.at(handle).fd == fd);
+    routes[handle] = {};
   }
   bool add_doorbell(uint64_t address, int fd) override {
     doorbells[address] = fd;

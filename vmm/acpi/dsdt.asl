@@ -45,6 +45,30 @@ DefinitionBlock ("", "DSDT", 2, "PLUMB", "PLUMBVM", 0x00000001)
                 Return (Arg3)
             }
 
+            // The registers of acpi/pci_hotplug.h.
+            OperationRegion (PHPR, SystemIO, 0x0680, 0x10)
+            Field (PHPR, DWordAcc, NoLock, WriteAsZeros)
+            {
+                PLGD, 32,
+                ASKD, 32,
+                EJCT, 32
+            }
+
+            // What came and what is asked to leave, each told once.
+            Method (PSCN, 0, Serialized)
+            {
+                Local0 = PLGD
+                PLGD = Local0
+                Local1 = ASKD
+                ASKD = Local1
+                TELL (Local0, One)
+                TELL (Local1, 3)
+            }
+
+            // Slots 1 to 30, each with _SUN, _ADR and _EJ0, and TELL, which notifies those of a
+            // mask; made by CMakeLists.txt.
+            Include ("pci_slots.asl")
+
             Device (LPC)
             {
                 Name (_ADR, 0x001F0000)
@@ -80,7 +104,17 @@ DefinitionBlock ("", "DSDT", 2, "PLUMB", "PLUMBVM", 0x00000001)
             {
                 Memory32Fixed (ReadWrite, 0xE0000000, 0x10000000)
                 IO (Decode16, 0x0600, 0x0600, 0x01, 0x80)
+                IO (Decode16, 0x0680, 0x0680, 0x01, 0x10)
             })
+        }
+    }
+
+    Scope (\_GPE)
+    {
+        // kGpePciHotplug of acpi/pm_block.h.
+        Method (_E01, 0, NotSerialized)
+        {
+            \_SB.PCI0.PSCN ()
         }
     }
 }

@@ -1,5 +1,9 @@
 #include "vmm/acpi/pm_block.h"
 
+#include <iterator>
+
+#include "base/check.h"
+
 namespace plumb {
 namespace {
 
@@ -10,6 +14,9 @@ constexpr uint16_t kEnableBits = 0x0521;
 constexpr uint16_t kSciEnabled = 1U << 0U;  // of control: there is no legacy mode to leave
 constexpr uint16_t kSleepEnable = 1U << 13U;
 constexpr uint16_t kSleepTypeShift = 10;
+// The GPE block is half status, half enable bits (ACPI 6.5, 4.8.4.1).
+constexpr uint64_t kGpeEnable = kGpe0 + kGpe0Size / 2;
+constexpr uint64_t kGpeEnd = kGpe0 + kGpe0Size;
 
 uint8_t low_byte(unsigned value) { return static_cast<uint8_t>(value); }
 
@@ -49,8 +56,8 @@ uint8_t PmBlock::read_byte(uint64_t offset) const {
     default:
       break;
   }
-  const uint64_t gpe_enable = kGpe0 + kGpe0Size / 2;
-  if (offset >= gpe_enable && offset < kGpe0 + kGpe0Size) return gpe_enable_[offset - gpe_enable];
+  if (offset >= kGpeEnable && offset < kGpeEnd) return gpe_enable_[offset - kGpeEnable];
+  if (offset >= kGpe0 && offset < kGpeEnable) return gpe_status_[offset - kGpe0];
   return 0;
 }
 
@@ -88,15 +95,25 @@ void PmBlock::write_byte(uint64_t offset, uint8_t value) {
     default:
       break;
   }
-  const uint64_t gpe_enable = kGpe0 + kGpe0Size / 2;
-  if (offset >= gpe_enable && offset < kGpe0 + kGpe0Size) gpe_enable_[offset - gpe_enable] = value;
+  if (offset >= kGpeEnable && offset < kGpeEnd) gpe_enable_[offset - kGpeEnable] = value;
+  if (offset >= kGpe0 && offset < kGpeEnable) {
+    gpe_status_[offset - kGpe0] &= static_cast<uint8_t>(~value);
+  }
 }
 
 void PmBlock::update_sci() {
-  const bool sci = (status_ & enable_) != 0;
+  bool sci = (status_ & enable_) != 0;
+  for (size_t i = 0; i < std::size(gpe_status_); ++i) sci |= (gpe_status_[i] & gpe_enable_[i]) != 0;
   if (sci == sci_) return;
   sci_ = sci;
   config_.set_sci(sci);
+}
+
+void PmBlock::raise_event(unsigned event) {
+  ENSURE(event / 8 < std::size(gpe_status_));
+  const std::lock_guard lock(mutex_);
+  gpe_status_[event / 8] |= static_cast<uint8_t>(1U << event % 8);
+  update_sci();
 }
 
 void PmBlock::press_power_button() {

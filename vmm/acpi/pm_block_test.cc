@@ -98,7 +98,25 @@ TEST_CASE("the PM timer counts at 3.579545 MHz in 32 bits, also after years") {
   CHECK(block.read(kPmTimer, 4) == static_cast<uint32_t>(kTenYears * kPmTimerHz));
 }
 
-TEST_CASE("GPE enable bits are kept, status bits stay clear, and the rest reads as zero") {
+TEST_CASE("a general-purpose event raises the SCI when enabled, until its status is cleared") {
+  Block block;
+  constexpr uint32_t kEvent = 1U << kGpePciHotplug;
+  block.pm.raise_event(kGpePciHotplug);  // before the guest listens
+  CHECK_FALSE(block.sci);
+  CHECK(block.read(kGpe0, 4) == kEvent);
+  block.write(kGpe0 + kGpe0Size / 2, 1, kEvent);
+  CHECK(block.sci);
+  block.write(kGpe0, 1, 0xff & ~kEvent);
+  CHECK(block.sci);
+  block.write(kGpe0, 1, kEvent);
+  CHECK_FALSE(block.sci);
+  block.pm.raise_event(kGpePciHotplug);
+  CHECK(block.sci);
+  block.write(kGpe0 + kGpe0Size / 2, 1, 0);
+  CHECK_FALSE(block.sci);
+}
+
+TEST_CASE("GPE enable bits are kept, a guest sets no status, and the rest reads as zero") {
   Block block;
   block.write(kGpe0, 4, 0xffffffff);
   CHECK(block.read(kGpe0, 4) == 0);

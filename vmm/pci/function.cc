@@ -100,6 +100,17 @@ bool PciFunction::assign_bars(Bus& mmio, uint64_t& next, uint64_t end) {
   return true;
 }
 
+void PciFunction::leave_bars_unassigned(Bus& mmio) {
+  mmio_ = &mmio;
+  store_le<uint16_t>(&config_[kCommand], 0);
+}
+
+void PciFunction::disconnect() {
+  store_le<uint16_t>(&config_[kCommand], 0);
+  update_mapping();
+  disconnected();
+}
+
 void PciFunction::update_mapping() {
   if (mmio_ == nullptr) return;
   const bool enabled = (get<uint16_t>(kCommand) & kCommandMemory) != 0;

@@ -37,6 +37,12 @@ class PciFunction {
   // Gives each BAR an address from `next` on, which moves up, and maps it in `mmio`. False when
   // one would end beyond `end`.
   bool assign_bars(Bus& mmio, uint64_t& next, uint64_t end);
+  // Instead, for a function that comes while the guest runs: as after a PCI reset no BAR has an
+  // address and memory decoding is off; the guest assigns them.
+  void leave_bars_unassigned(Bus& mmio);
+  // Takes it from the bus's `mmio`, and frees what it has of the machine. Harmless when done
+  // before. On a vCPU thread, where others may still be in its registers, or while all are out.
+  void disconnect();
 
  protected:
   // For constructors.
@@ -57,6 +63,7 @@ class PciFunction {
   // Before the guest reads, and after it wrote, [offset, offset + length) of the space.
   virtual void config_will_be_read(uint32_t /*offset*/, size_t /*length*/) {}
   virtual void config_written(uint32_t /*offset*/, size_t /*length*/) {}
+  virtual void disconnected() {}
   // The BAR now answers at `address`, or (nothing) nowhere.
   virtual void bar_moved(unsigned /*index*/, bool /*mapped*/, uint64_t /*address*/) {}
 

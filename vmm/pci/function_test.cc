@@ -172,7 +172,7 @@ TEST_CASE("a bus has room for thirty devices, and an error for one more") {
   REQUIRE(machine.pci.add_at(0, std::make_unique<HostBridge>()));
   REQUIRE(machine.pci.add_at(kLpcSlot, std::make_unique<LpcBridge>()));
   for (int i = 0; i < 30; ++i) REQUIRE(machine.pci.add(std::make_unique<TestFunction>()));
-  Result<> one_more = machine.pci.add(std::make_unique<TestFunction>());
+  Result<unsigned> one_more = machine.pci.add(std::make_unique<TestFunction>());
   REQUIRE_FALSE(one_more);
   CHECK(one_more.error().kind == ErrorKind::kUsage);
 }

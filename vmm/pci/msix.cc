@@ -58,6 +58,15 @@ void MsixTable::set_control(uint16_t control) {
   for (Entry& entry : entries_) update(entry);
 }
 
+void MsixTable::release_routes() {
+  const std::lock_guard lock(mutex_);
+  for (Entry& entry : entries_) {
+    entry.state.store(kMasked);
+    if (entry.route) router_.remove_msi(*entry.route, entry.fd.get());
+    entry.route.reset();
+  }
+}
+
 // mutex_ is held.
 void MsixTable::update(Entry& entry) {
   const bool on = (control_ & kMsixEnable) != 0;

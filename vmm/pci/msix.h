@@ -39,6 +39,10 @@ class MsixTable {
   // Message Control of the capability, as the guest has written it.
   void set_control(uint16_t control);
 
+  // Gives the routes back. Signals do nothing from now on, but a guest that still reaches the table
+  // may have its vectors routed again.
+  void release_routes();
+
   // Interrupts, or remembers it while masked. Nothing for a vector beyond the table or while
   // MSI-X is off. Any thread.
   void signal(uint16_t vector);

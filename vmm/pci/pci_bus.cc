@@ -1,5 +1,7 @@
 #include "vmm/pci/pci_bus.h"
 
+#include <utility>
+
 #include "vmm/layout.h"
 
 namespace plumb {
@@ -13,26 +15,64 @@ constexpr uint64_t kDataOffset = 4;  // port 0xcfc
 PciBus::PciBus(Bus& mmio) : mmio_(mmio), next_bar_(layout::kPciWindow) {}
 
 Result<> PciBus::add_at(unsigned slot, std::unique_ptr<PciFunction> function) {
-  ENSURE(slot < kSlots && functions_[slot] == nullptr);
+  ENSURE(slot < kSlots && slots_[slot].function == nullptr);
   if (!function->assign_bars(mmio_, next_bar_, layout::kPciWindowEnd)) {
     return failed("the devices' registers do not fit between {:#x} and {:#x}; give the VM fewer",
                   layout::kPciWindow, layout::kPciWindowEnd);
   }
-  functions_[slot] = std::move(function);
+  slots_[slot].function = std::move(function);
   return {};
 }
 
-Result<> PciBus::add(std::unique_ptr<PciFunction> function) {
+Result<unsigned> PciBus::free_slot() const {
   for (unsigned slot = 1; slot < kSlots; ++slot) {
-    if (functions_[slot] == nullptr) return add_at(slot, std::move(function));
+    if (slots_[slot].function == nullptr) return slot;
   }
   return usage_error("the VM has more devices than its PCI bus has slots ({} are for devices)",
                      kSlots - 2);
 }
 
+Result<unsigned> PciBus::add(std::unique_ptr<PciFunction> function, bool removable,
+                             std::optional<unsigned> slot) {
+  if (!slot) slot = TRY(free_slot());
+  TRY(add_at(*slot, std::move(function)));
+  slots_[*slot].removable = removable;
+  return *slot;
+}
+
+Result<unsigned> PciBus::plug(std::unique_ptr<PciFunction> function, bool removable) {
+  const std::lock_guard lock(mutex_);
+  const unsigned slot = TRY(free_slot());
+  function->leave_bars_unassigned(mmio_);
+  slots_[slot] = {.function = std::move(function), .removable = removable, .ejected = false};
+  return slot;
+}
+
+bool PciBus::eject(unsigned slot) {
+  const std::lock_guard lock(mutex_);
+  if (slot >= kSlots || !slots_[slot].removable || slots_[slot].ejected) return false;
+  slots_[slot].ejected = true;
+  slots_[slot].function->disconnect();
+  return true;
+}
+
+bool PciBus::removable(unsigned slot) {
+  const std::lock_guard lock(mutex_);
+  return slot < kSlots && slots_[slot].removable;
+}
+
+std::unique_ptr<PciFunction> PciBus::take(unsigned slot) {
+  const std::lock_guard lock(mutex_);
+  if (slot >= kSlots || !slots_[slot].removable) return nullptr;
+  // Once more when ejected: a vCPU that was in its registers may have routed an interrupt again.
+  slots_[slot].function->disconnect();
+  return std::exchange(slots_[slot], {}).function;
+}
+
 PciFunction* PciBus::find(const Place& place) const {
   if (place.bus != 0 || place.function != 0) return nullptr;
-  return functions_[place.slot].get();
+  const Slot& slot = slots_[place.slot];
+  return slot.ejected ? nullptr : slot.function.get();
 }
 
 // Nobody there: the read ends in a master abort, which gives all ones, as `data` already is.

@@ -27,6 +27,7 @@ class VirtioPci : public PciFunction, public BusHandler {
  protected:
   void config_will_be_read(uint32_t offset, size_t length) override;
   void config_written(uint32_t offset, size_t length) override;
+  void disconnected() override { msix_.release_routes(); }
   void bar_moved(unsigned index, bool mapped, uint64_t address) override;
 
  private:

@@ -39,6 +39,9 @@ constexpr uint16_t kFirstRequestQueue = 2;
 // 5.6.6.3.
 constexpr size_t kEventBytes = 16;
 constexpr uint32_t kEventNone = 0;
+constexpr uint32_t kEventTransportReset = 1;
+constexpr uint32_t kReasonRescan = 1;
+constexpr uint32_t kReasonRemoved = 2;
 constexpr uint32_t kEventParameterChange = 3;
 constexpr uint32_t kEventsMissed = 1U << 31U;
 
@@ -73,7 +76,7 @@ struct VirtioScsi::TaskRequest {
 
 struct VirtioScsi::Event {
   uint32_t event = kEventNone;
-  ScsiLunAddress lun{};
+  uint8_t target = 0;
   uint32_t reason = 0;
 };
 
@@ -98,21 +101,57 @@ VirtioScsi::VirtioScsi(IoThread& thread, uint16_t queues)
 VirtioScsi::~VirtioScsi() {
   reset();
   thread_.run([this] {
-    for (ScsiLun* lun : targets_) {
-      if (lun != nullptr) lun->on_change({});
+    for (const Target& target : targets_) {
+      if (target.lun != nullptr) target.lun->on_change({});
     }
   });
 }
 
 void VirtioScsi::add_target(uint8_t target, ScsiLun& lun) {
-  ENSURE(targets_[target] == nullptr);
-  targets_[target] = &lun;
   thread_.run([this, target, &lun] {
+    ENSURE(targets_[target].lun == nullptr);
+    targets_[target] = {.lun = &lun, .use = {}, .removed = {}};
     lun.on_change([this, target](ScsiSense sense) {
       const uint32_t reason = sense.asc | (uint32_t{sense.ascq} << 8U);
-      if (changes_told_) post({kEventParameterChange, address_of(target), reason});
+      if (changes_told_) post({kEventParameterChange, target, reason});
     });
+    if (hotplug_told_) post({kEventTransportReset, target, kReasonRescan});
   });
+}
+
+void VirtioScsi::announce_removal(uint8_t target) {
+  thread_.run([this, target] {
+    if (hotplug_told_) post({kEventTransportReset, target, kReasonRemoved});
+  });
+}
+
+void VirtioScsi::remove_target(uint8_t target, std::function<void()> removed) {
+  thread_.run([&] {
+    Target& leaving = targets_[target];
+    ENSURE(leaving.lun != nullptr && !leaving.removed);
+    leaving.removed = std::move(removed);
+    for (Slot& slot : slots_) {
+      const bool its = slot.chain && slot.request.lun[1] == target;
+      // The last one, when it ends here, ends the removal too.
+      if (its && leaving.lun->withdraw(slot)) answer(slot, kScsiBadTarget);
+    }
+    tasks_.remove_if([this](TaskRequest& request) { return finish_if_done(request); });
+    serve_starved();
+    if (leaving.removed && leaving.use.in_flight == 0) finish_removal(leaving);
+  });
+}
+
+VirtioScsi::TargetUse VirtioScsi::use_of(uint8_t target) {
+  TargetUse use;
+  thread_.run([&] { use = targets_[target].use; });
+  return use;
+}
+
+// The logical unit may be in the middle of ending its last command: who waits is told later.
+void VirtioScsi::finish_removal(Target& target) {
+  target.lun->on_change({});
+  thread_.post([removed = std::move(target.removed)] { removed(); });
+  target = {};
 }
 
 uint64_t VirtioScsi::features() const {
@@ -152,6 +191,7 @@ Result<> VirtioScsi::activate(const VirtioActivation& activation) {
     stopping_ = false;
     starved_ = false;
     changes_told_ = (activation.features & kFeatureChange) != 0;
+    hotplug_told_ = (activation.features & kFeatureHotplug) != 0;
   });
 }
 
@@ -183,9 +223,11 @@ void VirtioScsi::start(uint16_t queue, VirtqueueChain chain) {
   std::optional<ScsiRequest> request =
       parse_scsi_request(chain.readable(), chain.writable(), cdb_size_, sense_size_);
   if (!request) return queues_.push(queue, std::move(chain), 0);
-  const std::optional<uint8_t> target = target_of(request->lun);
-  ScsiLun* lun = target ? targets_[*target] : nullptr;
-  if (lun == nullptr) return refuse(queue, std::move(chain), *request, kScsiBadTarget);
+  const std::optional<uint8_t> address = target_of(request->lun);
+  Target* target = address ? &targets_[*address] : nullptr;
+  if (target == nullptr || target->lun == nullptr || target->removed) {
+    return refuse(queue, std::move(chain), *request, kScsiBadTarget);
+  }
   const uint64_t out = total_bytes(request->data_out);
   const uint64_t in = total_bytes(request->data_in);
   // Both at once needs INOUT, which is not offered.
@@ -203,7 +245,9 @@ void VirtioScsi::start(uint16_t queue, VirtqueueChain chain) {
   slot.data_out = request->data_out;
   slot.data_in = request->data_in;
   ++in_flight_;
-  lun->execute(slot);
+  ++target->use.in_flight;
+  ++target->use.commands;
+  target->lun->execute(slot);
 }
 
 // Without a logical unit having seen it.
@@ -270,6 +314,8 @@ void VirtioScsi::answer(Slot& slot, uint8_t response) {
 void VirtioScsi::free_slot(Slot& slot) {
   slot.next_free = std::exchange(free_, &slot);
   --in_flight_;
+  Target& target = targets_[slot.request.lun[1]];
+  if (--target.use.in_flight == 0 && target.removed) finish_removal(target);
 }
 
 void VirtioScsi::control(VirtqueueChain chain) {
@@ -290,7 +336,7 @@ void VirtioScsi::manage_tasks(VirtqueueChain chain, const ScsiControl& control) 
   };
   const std::optional<uint8_t> target = target_of(control.lun);
   const bool nexus = static_cast<ScsiTask>(control.task) == ScsiTask::kNexusReset;
-  const bool known_target = control.lun[0] == 1 && targets_[control.lun[1]] != nullptr;
+  const bool known_target = control.lun[0] == 1 && targets_[control.lun[1]].lun != nullptr;
   if (!known_target) return reply(kScsiBadTarget);
   if (!nexus && !target) return reply(kScsiIncorrectLun);
   switch (static_cast<ScsiTask>(control.task)) {
@@ -334,7 +380,7 @@ void VirtioScsi::abort_affected(const TaskRequest& request) {
   for (Slot& slot : slots_) {
     if (!affected(slot, request.control, request.sequence)) continue;
     slot.aborted = reset ? kScsiReset : kScsiAborted;
-    if (targets_[slot.request.lun[1]]->withdraw(slot)) answer(slot, slot.aborted);
+    if (targets_[slot.request.lun[1]].lun->withdraw(slot)) answer(slot, slot.aborted);
   }
 }
 
@@ -346,9 +392,9 @@ bool VirtioScsi::finish_if_done(TaskRequest& request) {
     return true;
   }
   const auto task = static_cast<ScsiTask>(request.control.task);
-  if (task == ScsiTask::kLunReset || task == ScsiTask::kNexusReset) {
-    targets_[request.control.lun[1]]->reset();
-  }
+  ScsiLun* lun = targets_[request.control.lun[1]].lun;  // none: it was removed meanwhile
+  const bool reset = task == ScsiTask::kLunReset || task == ScsiTask::kNexusReset;
+  if (reset && lun != nullptr) lun->reset();
   const std::byte complete{kScsiFunctionComplete};
   request.control.response.put(std::span(&complete, 1));
   queues_.push(kControlQueue, std::move(request.chain), 1);
@@ -380,7 +426,10 @@ void VirtioScsi::send_events() {
     std::array<std::byte, kEventBytes> bytes{};
     const uint32_t missed = std::exchange(events_missed_, false) ? kEventsMissed : 0;
     store_le(&bytes[0], event.event | missed);
-    std::memcpy(&bytes[4], event.lun.data(), event.lun.size());
+    // LUN 0 as REPORT LUNS has it, with zeroes: drivers take the address of an event for a number,
+    // and that of requests (address_of) would be another unit, 16384, to them.
+    bytes[4] = std::byte{1};
+    bytes[5] = std::byte{event.target};
     store_le(&bytes[12], event.reason);
     const size_t copied = copy_to(chain->writable(), bytes);
     queues_.push(kEventQueue, std::move(*chain), static_cast<uint32_t>(copied));
@@ -392,7 +441,7 @@ void VirtioScsi::stop() {
   stopping_ = true;
   active_ = false;
   for (Slot& slot : slots_) {
-    if (slot.chain && targets_[slot.request.lun[1]]->withdraw(slot)) answer(slot, kScsiReset);
+    if (slot.chain && targets_[slot.request.lun[1]].lun->withdraw(slot)) answer(slot, kScsiReset);
   }
   tasks_.remove_if([this](TaskRequest& request) { return finish_if_done(request); });
   events_.clear();
@@ -409,9 +458,10 @@ void VirtioScsi::reset() {
   if (!was_active) return;
   thread_.wait_for(idle_);
   queues_.reset([this] {
-    for (ScsiLun* lun : targets_) {
-      if (lun != nullptr) lun->reset();
+    for (const Target& target : targets_) {
+      if (target.lun != nullptr) target.lun->reset();
     }
+    hotplug_told_ = changes_told_ = false;
   });
   sense_size_ = kDefaultSenseSize;
   cdb_size_ = kDefaultCdbSize;

@@ -1,5 +1,5 @@
 // VirtioScsi: the SCSI host device (virtio 1.2, section 5.6): up to 256 targets, each with one
-// logical unit, LUN 0.
+// logical unit, LUN 0. Targets come and go at any time; a driver with HOTPLUG is told by events.
 //
 // All its queues and logical units work on one I/O thread. Requests in flight have slots made with
 // the device; when none is free, chains wait in the available ring.
@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <list>
 #include <semaphore>
 #include <vector>
@@ -36,9 +37,21 @@ class VirtioScsi final : public VirtioDevice {
   VirtioScsi(IoThread& thread, uint16_t queues);
   ~VirtioScsi() override;
 
-  // Makes `lun`, which outlives the device and works on its thread, the target's. Before the
-  // device is activated.
+  // Makes `lun`, which works on the device's thread, the target's, which has none. It stays until
+  // it is removed, or the device dies.
   void add_target(uint8_t target, ScsiLun& lun);
+  // Tells the driver that the target leaves; it still answers, for what the driver writes back. A
+  // driver cannot say when it is done: use_of() shows what it does.
+  void announce_removal(uint8_t target);
+  // From now on commands to the target end with BAD_TARGET, those that have not reached its medium
+  // too. Once the others have ended the target is free, and `removed` is called on the I/O thread.
+  // Not twice.
+  void remove_target(uint8_t target, std::function<void()> removed);
+  struct TargetUse {
+    uint64_t commands = 0;   // since it was added
+    uint32_t in_flight = 0;  // of those
+  };
+  TargetUse use_of(uint8_t target);
 
   uint16_t device_id() const override { return kVirtioIdScsi; }
   uint64_t features() const override;
@@ -53,6 +66,11 @@ class VirtioScsi final : public VirtioDevice {
   struct Slot;
   struct TaskRequest;
   struct Event;
+  struct Target {
+    ScsiLun* lun = nullptr;
+    TargetUse use;
+    std::function<void()> removed;  // set: it is being removed
+  };
 
   void kicked(uint16_t queue);
   void serve_requests(uint16_t queue);
@@ -63,6 +81,7 @@ class VirtioScsi final : public VirtioDevice {
   static void finished(ScsiCommand& command);
   void complete(Slot& slot);
   void free_slot(Slot& slot);
+  void finish_removal(Target& target);
   void control(VirtqueueChain chain);
   void manage_tasks(VirtqueueChain chain, const ScsiControl& request);
   static bool affected(const Slot& slot, const ScsiControl& control, uint64_t sequence);
@@ -77,13 +96,14 @@ class VirtioScsi final : public VirtioDevice {
   const std::vector<uint16_t> queue_sizes_;
   std::atomic<uint32_t> sense_size_;
   std::atomic<uint32_t> cdb_size_;
-  std::array<ScsiLun*, kTargets> targets_{};
   DeviceQueues queues_;
 
   // Only on the I/O thread.
   bool active_ = false;
   bool changes_told_ = false;  // CHANGE was negotiated
+  bool hotplug_told_ = false;  // HOTPLUG was
   bool stopping_ = false;
+  std::array<Target, kTargets> targets_;
   std::vector<Slot> slots_;
   Slot* free_ = nullptr;
   bool starved_ = false;  // chains may wait in the rings for a free slot

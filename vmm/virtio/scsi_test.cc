@@ -380,6 +380,7 @@ TEST_CASE("virtio-scsi: a new capacity is an event, and missed ones are told of"
   CHECK(events.wait_used().length == 16);
   CHECK(load_le<uint32_t>(buffer.host) == 3);
   CHECK(buffer.byte(5) == kTarget);
+  CHECK(buffer.part(6, 6).all(0));  // Linux looks for the unit by what is here
   CHECK(load_le<uint32_t>(buffer.host + 12) == 0x092a);
   CHECK(fixture.run({0x00}).sense() == sense::kCapacityChanged);
   CHECK(load_be<uint32_t>(fixture.run({0x25}, 0, 8).data.host) == kBlocks);
@@ -424,6 +425,134 @@ TEST_CASE("virtio-scsi: under `pause` a reset takes a failed request back") {
   CHECK(kept.code() == kScsiAborted);
   fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 2);
   fixture.driver->reset();
+}
+
+// A second logical unit, over memory.
+struct SecondLun {
+  explicit SecondLun(IoThread& thread)
+      : disk({.id = "second"}, std::make_unique<MemDevice>(info(), thread), thread),
+        lun(disk, {.vendor = "PLUMB", .product = "VIRTUAL DISK", .revision = "1"}) {}
+  static BlockInfo info() {
+    BlockInfo info;
+    info.size_bytes = 2 * kBlocks * 512;
+    return info;
+  }
+  Disk disk;
+  ScsiDisk lun;
+};
+
+// The next event: which, of which target, and why.
+struct SeenEvent {
+  uint32_t event = 0;
+  unsigned target = 0;
+  uint32_t reason = 0;
+  bool operator==(const SeenEvent&) const = default;
+};
+SeenEvent next_event(Fixture& fixture) {
+  const GuestBuffer buffer = fixture.guest.allocate(16);
+  fixture.driver->queue(1).chain().writable(buffer).send();
+  CHECK(fixture.driver->queue(1).wait_used().length == 16);
+  CHECK(buffer.part(6, 6).all(0));
+  return {load_le<uint32_t>(buffer.host), static_cast<unsigned>(buffer.host[5]),
+          load_le<uint32_t>(buffer.host + 12)};
+}
+
+uint8_t test_unit_ready(Fixture& fixture, uint8_t target) {
+  const Command command = fixture.make({0x00}, address_of(target), 7);
+  fixture.driver->queue(kRequests)
+      .chain()
+      .readable(command.header)
+      .writable(command.response)
+      .send();
+  fixture.driver->queue(kRequests).wait_used();
+  return command.code();
+}
+
+TEST_CASE("virtio-scsi: a target that comes later is told of and works; gone, it can come again") {
+  Fixture fixture;
+  fixture.start();
+  for (int round = 0; round < 3; ++round) {
+    CHECK(test_unit_ready(fixture, 9) == kScsiBadTarget);
+    SecondLun second(*fixture.thread);
+    fixture.scsi->add_target(9, second.lun);
+    CHECK(next_event(fixture) == SeenEvent{1, 9, 1});
+    CHECK(test_unit_ready(fixture, 9) == kScsiOk);
+    fixture.scsi->announce_removal(9);
+    CHECK(next_event(fixture) == SeenEvent{1, 9, 2});
+    CHECK(test_unit_ready(fixture, 9) == kScsiOk);
+    CHECK(fixture.scsi->use_of(9).commands == 2);
+    CHECK(fixture.scsi->use_of(9).in_flight == 0);
+    std::binary_semaphore removed(0);
+    fixture.scsi->remove_target(9, [&] { removed.release(); });
+    removed.acquire();
+    CHECK(test_unit_ready(fixture, 9) == kScsiBadTarget);
+    CHECK(fixture.task(ScsiTask::kLunReset, 0, address_of(9)) == kScsiBadTarget);
+  }
+  CHECK(fixture.run({0x00}).status() == 0);  // the other target is as it was
+}
+
+TEST_CASE("virtio-scsi: without HOTPLUG nothing is told, and targets come and go all the same") {
+  Fixture fixture;
+  REQUIRE(fixture.driver->start(kVirtioFVersion1).ok());
+  SecondLun second(*fixture.thread);
+  fixture.scsi->add_target(9, second.lun);
+  fixture.scsi->announce_removal(9);
+  const GuestBuffer buffer = fixture.guest.allocate(16);
+  fixture.driver->queue(1).chain().writable(buffer).send();
+  CHECK(test_unit_ready(fixture, 9) == kScsiOk);
+  CHECK_FALSE(fixture.driver->queue(1).next_used());
+  std::binary_semaphore removed(0);
+  fixture.scsi->remove_target(9, [&] { removed.release(); });
+  removed.acquire();
+}
+
+TEST_CASE("virtio-scsi: a target is gone once what is at its medium has ended") {
+  Fixture fixture;
+  fixture.start();
+  fixture.keep();
+  const Command at_medium = fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 1);
+  fixture.thread->run([&] { fixture.disk->hold(kForever, [](Result<>) {}); });
+  const Command parked = fixture.send({0x2a, 0, 0, 0, 0, 1, 0, 0, 1}, 512, 0, 2);
+  fixture.thread->run([] {});
+  CHECK(fixture.scsi->use_of(kTarget).in_flight == 2);
+  const GuestBuffer answer = fixture.send_task(ScsiTask::kLunReset, 0, address_of(kTarget));
+  fixture.driver->queue(kRequests).wait_used();
+  CHECK(parked.code() == kScsiReset);
+  std::binary_semaphore removed(0);
+  fixture.scsi->remove_target(kTarget, [&] { removed.release(); });
+  CHECK(test_unit_ready(fixture, kTarget) == kScsiBadTarget);
+  CHECK_FALSE(removed.try_acquire());
+  CHECK(at_medium.response.all(0xcc));
+  fixture.let_go();
+  fixture.driver->queue(kRequests).wait_used();
+  removed.acquire();
+  fixture.driver->queue(0).wait_used();
+  CHECK(answer.byte() == kScsiFunctionComplete);
+  fixture.thread->run([&] { fixture.disk->release(); });
+}
+
+TEST_CASE("virtio-scsi: removal takes back what waits, and a reset meanwhile ends it") {
+  Fixture fixture;
+  fixture.start();
+  fixture.thread->run([&] { fixture.disk->hold(kForever, [](Result<>) {}); });
+  const Command parked = fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 1);
+  fixture.thread->run([] {});
+  std::binary_semaphore removed(0);
+  fixture.scsi->remove_target(kTarget, [&] { removed.release(); });
+  fixture.driver->queue(kRequests).wait_used();
+  CHECK(parked.code() == kScsiBadTarget);
+  removed.acquire();
+  fixture.scsi->add_target(kTarget, *fixture.lun);
+  fixture.thread->run([&] { fixture.disk->release(); });
+  fixture.keep();
+  fixture.send({0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 512, 0, 1);
+  fixture.thread->run([] {});
+  fixture.scsi->remove_target(kTarget, [&] { removed.release(); });
+  fixture.let_go_when_unwanted();
+  fixture.driver->reset();
+  removed.acquire();
+  REQUIRE(fixture.driver->start().ok());
+  CHECK(test_unit_ready(fixture, kTarget) == kScsiBadTarget);
 }
 
 }  // namespace plumb

@@ -1,0 +1,132 @@
+// plumb disk attach, disk detach: disks that come and go while their VM runs.
+#include <fmt/core.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "cli/attach_socket.h"
+#include "cli/commands.h"
+#include "cli/disk_source.h"
+#include "cli/runtime_folder.h"
+#include "cli/vm_client.h"
+
+namespace plumb {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::chrono::milliseconds kLookEvery{100};
+// How long a disk that was taken from the guest may have requests at its medium before we go.
+constexpr std::chrono::seconds kDrainPatience{5};
+
+Result<DiskDefinition> definition_of(const AttachOptions& options) {
+  DiskDefinition disk;
+  TRY(set_disk_key(disk, "id", options.id));
+  for (const auto& [key, value] : options.keys) {
+    if (!value.empty()) TRY(set_disk_key(disk, key, value));
+  }
+  for (const auto& [key, given] : options.switches) {
+    if (given) TRY(set_disk_key(disk, key, "true"));
+  }
+  TRY(complete_disk(disk));
+  return disk;
+}
+
+// What the VM would refuse, in its words rather than in those of a claim that its disks block.
+Result<> check_new(const VmClient& vm, const DiskDefinition& disk) {
+  const Json disks = TRY(vm.get("/vm")).value("disks", Json::array());
+  for (const Json& other : disks) {
+    const std::string id = other.value("id", "");
+    if (id == disk.id) {
+      return usage_error("VM '{}' has a disk '{}' already; give the new one another id", vm.name(),
+                         id);
+    }
+    if (!disk.lun.empty() && other.value("wwn", "") == disk.lun) {
+      return usage_error("VM '{}' has LUN {} already, as disk '{}'; it can have it once", vm.name(),
+                         disk.lun, id);
+    }
+  }
+  return {};
+}
+
+Json find_disk(const Json& vm, const std::string& id) {
+  for (const Json& disk : vm.value("disks", Json::array())) {
+    if (disk.value("id", "") == id) return disk;
+  }
+  return nullptr;
+}
+
+// Whether the last thing told of the disk is that it was taken from a guest that used it.
+bool was_forced_off(const VmClient& vm, const std::string& id) {
+  const Result<Json> events = vm.get("/vm/events");
+  bool forced = false;
+  if (!events.ok()) return forced;  // the VM has ended, and the disk is free
+  for (const Json& event : events.value()) {
+    const std::string kind = event.value("kind", "");
+    if (event.value("disk", "") != id || !kind.starts_with("disk-")) continue;
+    forced = kind == "disk-forced-off";
+  }
+  return forced;
+}
+
+ExitCode report_gone(const std::string& id, bool forced, bool has_device) {
+  if (!forced) {
+    fmt::print("{} is detached\n", id);
+    return kExitOk;
+  }
+  fmt::print("{} is detached; the guest still used it, and gets I/O errors{}\n", id,
+             has_device ? " from its device until it ejects that or reboots" : "");
+  return kExitWeaker;
+}
+
+}  // namespace
+
+Result<ExitCode> attach_disk(const AttachOptions& options) {
+  const DiskDefinition disk = TRY(definition_of(options));
+  const VmClient vm = TRY(VmClient::find(options.vm));
+  TRY(check_new(vm, disk));
+  const std::vector<DiskSource> sources = TRY(open_sources({disk}));
+  const Json answer = TRY(hand_over_disk(RuntimePaths(vm.name()).disks, disk, sources.front()));
+  if (answer.contains("slot")) {
+    fmt::print("{} is attached in PCI slot {}\n", disk.id, answer["slot"].dump());
+  } else {
+    fmt::print("{} is attached as SCSI target {}\n", disk.id, answer["target"].dump());
+  }
+  return kExitOk;
+}
+
+Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, int timeout_s,
+                             bool force) {
+  const VmClient vm = TRY(VmClient::find(vm_name));
+  Json status =
+      TRY(vm.put("/disks/detach", Json{{"disk", id}, {"timeout_s", timeout_s}, {"force", force}}));
+  std::chrono::steady_clock::time_point left{};
+  while (true) {
+    const Json disk = find_disk(status, id);
+    if (disk.is_null()) return report_gone(id, was_forced_off(vm, id), false);
+    const std::string state = disk.value("state", "");
+    if (state == "gone") return report_gone(id, true, true);
+    if (state != "detaching" && state != "leaving") {
+      return failed("{}", disk.value("refusal", "disk " + id + " is still attached"));
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (state == "detaching") left = now + kDrainPatience;
+    if (state == "leaving" && left == decltype(left){}) left = now + kDrainPatience;
+    if (state == "leaving" && now >= left) {
+      return failed(
+          "disk {} is taken from the guest, but {} of its requests have not come back from {}; its "
+          "claim stays until they do",
+          id, disk.value("in_flight", 0), disk.value("device", ""));
+    }
+    std::this_thread::sleep_for(kLookEvery);
+    Result<Json> now_status = vm.get("/vm");
+    if (!now_status && vm.wait_for_end(0)) {
+      fmt::print("{} is detached: the VM has ended\n", id);
+      return kExitOk;
+    }
+    status = TRY(std::move(now_status));
+  }
+}
+
+}  // namespace plumb
