@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # limit: 1500
-# by hand: takes ten minutes
+# by hand: takes a quarter of an hour
 # A LUN on the guest's SCSI bus, and the SCSI conformance suite of libiscsi. In virtual mode it fails no test in the guest
 # that the LUN beneath passes on the lab's host. In physical mode every test has the verdict of the host (passed, failed,
 # skipped for a reason), but for those listed here, and in docs/rdm.md, with the commands that are denied.
