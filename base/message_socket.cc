@@ -72,7 +72,7 @@ Result<ReceivedMessage> receive_message(int socket, size_t limit_bytes, size_t m
     return failed("a message is longer than the {} bytes it may have", limit_bytes);
   }
   if ((header.msg_flags & MSG_CTRUNC) != 0 || message.fds.size() > max_fds) {
-    return failed("a message comes with more than {} descriptors", max_fds);
+    return failed("a message comes with more descriptors than it may have, which is {}", max_fds);
   }
   message.bytes.resize(static_cast<size_t>(received));
   return message;
