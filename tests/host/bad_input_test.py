@@ -172,9 +172,9 @@ class MappingTest(PlumbTest):
         self.assert_refused(self.run_on(self.mapping()), FAILED, f"LUN {WWN} is not on this host")
 
     @unittest.skipIf(kvm_missing(), str(kvm_missing()))
-    def test_physical_mode_waits_for_its_device(self):
-        self.assert_refused(self.run_on(self.mapping(mode="physical")), FAILED, "data.rdm",
-                            "not yet supported: create the mapping with --mode virtual")
+    def test_physical_mode_on_another_bus(self):
+        self.assert_refused(self.run_on(self.mapping(mode="physical")), USAGE, "data.rdm",
+                            "takes the guest's SCSI commands, so the disk needs bus=scsi")
 
     @unittest.skipIf(kvm_missing(), str(kvm_missing()))
     def test_mapping_in_use(self):
