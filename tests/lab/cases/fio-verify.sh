@@ -13,8 +13,8 @@ mount -t tmpfs shm /dev/shm
 common="--ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --eta=never --output=/fio.out
   --bssplit=512/15:4k/40:8k/10:64k/20:256k/10:1m/5"
 for mode in randwrite randtrimwrite; do
-  size=24M jobs=
-  [ $mode = randwrite ] || size=8M
+  size=12M jobs=
+  [ $mode = randwrite ] || size=4M
   for disk in /dev/vd[a-d]; do
     jobs="$jobs --name=$(cat /sys/block/${disk##*/}/serial) --filename=$disk --rw=$mode --size=$size"
   done
