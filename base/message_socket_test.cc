@@ -64,7 +64,8 @@ TEST_CASE("a message with several descriptors is refused, and they are closed") 
     ::close(pipe_ends[1]);
     Result<ReceivedMessage> message = receive_message(other.get(), 64);
     REQUIRE_FALSE(message.ok());
-    CHECK(message.error().message == "a message comes with more descriptors than it may have, which is 1");
+    CHECK(message.error().message ==
+          "a message comes with more descriptors than it may have, which is 1");
     // No writer is left: the pipe is at its end.
     CHECK(::read(reader.get(), &byte, 1) == 0);
   }

@@ -114,7 +114,8 @@ Result<bool> KeeperProcess::serve_luns() {
     case KeeperRequest::Action::kWatch:
       told_.erase(request.disk);
       if (Result<> watched = watch(request, message.fds); !watched) {
-        LunFinding refusal{LunFinding::State::kLost, watched.error().message, {}};
+        LunFinding refusal{
+            .state = LunFinding::State::kLost, .reason = watched.error().message, .source = {}};
         TRY(report({KeeperReport::About::kRefusal, request.disk, std::move(refusal)}));
       }
       break;
@@ -165,7 +166,7 @@ Result<> KeeperProcess::tell_news() {
     LunFinding finding = keeper_.look(disk, false);
     const auto told = told_.find(disk);
     const auto before = told == told_.end() ? LunFinding::State::kWell : told->second;
-    if (finding.state == before) continue;
+    if (finding.state == before && !finding.grown) continue;
     told_[disk] = finding.state;
     TRY(report({KeeperReport::About::kNews, disk, std::move(finding)}));
   }

@@ -91,7 +91,8 @@ std::vector<std::byte> encode_keeper_report(const KeeperReport& report) {
   Json json{{"about", word_of(kAbouts, report.about)},
             {"disk", report.disk},
             {"state", word_of(kStates, report.finding.state)},
-            {"reason", report.finding.reason}};
+            {"reason", report.finding.reason},
+            {"grown", report.finding.grown}};
   if (report.finding.source) json["source"] = source_to_json(*report.finding.source);
   return bytes_of(json);
 }
@@ -106,6 +107,7 @@ Result<KeeperReport> decode_keeper_report(std::span<const std::byte> bytes,
     json.at("disk").get_to(report.disk);
     report.finding.state = value_of(kStates, json.at("state"));
     json.at("reason").get_to(report.finding.reason);
+    json.at("grown").get_to(report.finding.grown);
     if (report.finding.state == State::kNew) source = json.at("source");
   } catch (const Json::exception& error) {
     return failed("a report of the keeper of LUNs cannot be read: {}", error.what());

@@ -115,6 +115,18 @@ TEST_CASE("a LUN that is not as it was is not gone on with") {
   CHECK(fixture.look().state == State::kOther);
 }
 
+TEST_CASE("a LUN that has grown is told of once") {
+  Fixture fixture;
+  REQUIRE(fixture.watch().ok());
+  CHECK_FALSE(fixture.look().grown);
+  fixture.sysfs.write("sys/block/sda/size", "4194304\n");
+  CHECK(fixture.look().grown);
+  CHECK_FALSE(fixture.look().grown);
+  // And may not become what it was before.
+  fixture.sysfs.write("sys/block/sda/size", "2097152\n");
+  CHECK(fixture.look().state == State::kOther);
+}
+
 TEST_CASE("a LUN whose device is gone is lost, and what is at its place is named") {
   Fixture fixture;
   REQUIRE(fixture.watch().ok());
@@ -171,7 +183,9 @@ TEST_CASE("what is no message is refused") {
   // A claim without the claim's descriptor.
   CHECK_FALSE(
       decode_keeper_report(
-          bytes_of(R"({"about":"look","disk":"a","state":"new","reason":"","source":{}})"), {})
+          bytes_of(
+              R"({"about":"look","disk":"a","state":"new","reason":"","grown":false,"source":{}})"),
+          {})
           .ok());
 }
 

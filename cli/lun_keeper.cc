@@ -20,7 +20,9 @@ std::string scsi_address(const std::string& folder) {
   return std::count(name.begin(), name.end(), ':') == 3 ? name : "";
 }
 
-LunFinding found(State state, std::string reason) { return {state, std::move(reason), {}}; }
+LunFinding found(State state, std::string reason) {
+  return {.state = state, .reason = std::move(reason), .source = {}};
+}
 
 State state_of(LunState state) {
   switch (state) {
@@ -77,7 +79,7 @@ bool LunKeeper::present(const Kept& kept) const {
          read_attribute(folder + "/diskseq") == kept.sequence;
 }
 
-LunFinding LunKeeper::look_in_place(const Kept& kept) const {
+LunFinding LunKeeper::look_in_place(Kept& kept) const {
   Result<LunId> id = resolver_.identity_of(kept.number);
   if (!id) return found(State::kOther, id.error().message);
   const std::vector<Lun> all = resolver_.list();
@@ -92,7 +94,8 @@ LunFinding LunKeeper::look_in_place(const Kept& kept) const {
     return found(state_of(health.state), std::move(health.reason));
   }
   if (auto change = change_of(kept, *at)) return found(State::kOther, std::move(*change));
-  return {};
+  const uint64_t before_bytes = std::exchange(kept.size_bytes, at->size_bytes);
+  return {.grown = at->size_bytes > before_bytes, .source = {}};
 }
 
 LunFinding LunKeeper::look_elsewhere(const Kept& kept, bool claim) const {
@@ -118,7 +121,7 @@ LunFinding LunKeeper::look_elsewhere(const Kept& kept, bool claim) const {
                                                  .discard = kept.lun.discard});
   if (!facts) return found(State::kLost, facts.error().message);
   source.facts = *facts;
-  return {State::kNew, {}, std::move(source)};
+  return {.state = State::kNew, .reason = {}, .source = std::move(source)};
 }
 
 // What of the LUN is not as it was, and makes it unfit to go on with.

@@ -35,6 +35,7 @@ struct LunFinding {
   };
   State state = State::kWell;
   std::string reason;  // half a sentence, unless well or new
+  bool grown = false;  // well, and larger than when it was last looked at
   std::optional<DiskSource> source;
 };
 
@@ -66,7 +67,7 @@ class LunKeeper {
     bool read_only = false;
   };
   bool present(const Kept& kept) const;
-  LunFinding look_in_place(const Kept& kept) const;
+  LunFinding look_in_place(Kept& kept) const;
   LunFinding look_elsewhere(const Kept& kept, bool claim) const;
   std::optional<std::string> change_of(const Kept& kept, const Lun& lun) const;
   std::optional<std::string> successor_of(const Kept& kept) const;

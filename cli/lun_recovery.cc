@@ -138,6 +138,7 @@ void LunRecovery::on_answer(const std::string& disk, LunDisk& lun, LunFinding fi
 // Nobody has asked: the kernel has told the keeper of a change.
 void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFinding& finding) {
   if (finding.state == State::kWell || finding.state == State::kNew) {
+    if (finding.grown) config_.grown(disk);
     if (lun.phase == Phase::kLooking) look(disk, lun);
     return;
   }

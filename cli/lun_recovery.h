@@ -33,6 +33,7 @@ class LunRecovery {
     // For the VM's events; `kind` is "lun-lost", "lun-back" or "lun-changed".
     std::function<void(const std::string& kind, const std::string& disk, const std::string& what)>
         event;
+    std::function<void(const std::string& disk)> grown;  // a LUN has
     std::function<void()> trouble_changed;  // trouble() has begun, ended, or reads otherwise
     std::chrono::milliseconds look_every{1000};
   };

@@ -63,7 +63,8 @@ class ScriptedKeeper {
     }
   }
   void tell(KeeperReport::About about, State state) {
-    KeeperReport report{.about = about, .disk = "data", .finding = {state, "so it is", {}}};
+    KeeperReport report{
+        .about = about, .disk = "data", .finding = {.state = state, .reason = "so it is"}};
     std::vector<int> fds;
     if (state == State::kNew) {
       report.finding.source = source_on(*new_image);
@@ -109,6 +110,7 @@ struct Fixture {
                             .keeper = std::move(keeper.vm_end),
                             .event = [this](const std::string& kind, const std::string&,
                                             const std::string&) { events.push_back(kind); },
+                            .grown = [](const std::string&) {},
                             .trouble_changed = [] {},
                             .look_every = std::chrono::milliseconds(1)});
     client = std::make_unique<BlockClient<Disk>>(disks->at(0), disks->at(0).thread());

@@ -83,6 +83,7 @@ class VmProcess {
   Result<> add_devices(Vm& vm);
   Result<> add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, size_t position);
   void on_disk_error(const VmDisks::Failure& failure);
+  void on_grown(const std::string& disk);
   void pause();
   void resume();
   std::string pause_reason() const;
@@ -187,6 +188,7 @@ Result<> VmProcess::start_disks() {
                           .keeper = std::move(keeper_.luns),
                           .event = [this](const auto& kind, const auto& disk,
                                           const auto& what) { events_.add(kind, disk, what); },
+                          .grown = [this](const auto& disk) { on_grown(disk); },
                           .trouble_changed = [this] { pause_or_resume(); }});
   return {};
 }
@@ -380,6 +382,13 @@ Result<nlohmann::json> VmProcess::resize_disk(const nlohmann::json& body) {
   const uint64_t size_bytes = TRY(disks_->resize(disk, body.value("size_bytes", uint64_t{0})));
   events_.add("resized", disk, fmt::format("disk {} has {} bytes", disk, size_bytes));
   return nlohmann::json{{"disk", disk}, {"size_bytes", size_bytes}};
+}
+
+void VmProcess::on_grown(const std::string& disk) {
+  if (Result<nlohmann::json> resized = resize_disk({{"disk", disk}}); !resized) {
+    log::warning("disk {} has grown, and its guest does not see it: {}", disk,
+                 resized.error().message);
+  }
 }
 
 Result<nlohmann::json> VmProcess::detach_disk(const nlohmann::json& body) {
