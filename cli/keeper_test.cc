@@ -62,7 +62,7 @@ struct Fixture {
   FakeSysfs sysfs;
   std::string answers = kWwn;
   LunKeeper keeper{LunResolver(sysfs.roots()),
-                   [this](const std::string&) -> Result<std::vector<std::byte>> {
+                   [this](const std::string&, uint8_t) -> Result<std::vector<std::byte>> {
                      if (answers.empty()) return failed("no answer");
                      return page_naming(answers);
                    }};

@@ -41,7 +41,7 @@ struct LunFinding {
 
 class LunKeeper {
  public:
-  explicit LunKeeper(LunResolver resolver, InquirePage83 inquire = inquire_page83)
+  explicit LunKeeper(LunResolver resolver, InquirePage inquire = inquire_page)
       : resolver_(std::move(resolver)), inquire_(std::move(inquire)) {}
 
   // Keeps `lun`, which is the block device `number` now, in place of what that disk had before.
@@ -73,7 +73,7 @@ class LunKeeper {
   std::optional<std::string> successor_of(const Kept& kept) const;
 
   LunResolver resolver_;
-  InquirePage83 inquire_;
+  InquirePage inquire_;
   std::map<std::string, Kept> kept_;
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kHeaderBytes = 4;  // of the page, and of each designator
 constexpr unsigned kPage = 0x83;
+constexpr unsigned kSerialPage = 0x80;
 
 // SPC-4 table 530 to 532.
 enum class DesignatorType : uint8_t { kT10 = 1, kEui64 = 2, kNaa = 3, kNameString = 8 };
@@ -74,6 +75,18 @@ std::vector<LunId> lun_names(std::span<const std::byte> page) {
     if (Result<LunId> id = LunId::parse(text)) names.push_back(std::move(id).value());
   }
   return names;
+}
+
+std::string unit_serial(std::span<const std::byte> page) {
+  if (page.size() < kHeaderBytes || at(page, 1) != kSerialPage) return "";
+  const size_t length = at(page, 2) << 8U | at(page, 3);
+  std::string serial;
+  for (const std::byte byte :
+       page.subspan(kHeaderBytes).first(std::min(length, page.size() - kHeaderBytes))) {
+    const char c = static_cast<char>(byte);
+    if (c > 0x20 && c < 0x7f) serial += c;
+  }
+  return serial;
 }
 
 bool names_lun(const std::vector<LunId>& names, const LunId& id) {

@@ -16,6 +16,8 @@ namespace {
 constexpr unsigned kTimeoutMs = 5000;
 constexpr size_t kPageBytes = 1024;
 constexpr unsigned char kInquiry = 0x12;
+constexpr uint8_t kNamesPage = 0x83;
+constexpr uint8_t kSerialPage = 0x80;
 
 // Of a LUN's names, the one an administrator knows it by.
 std::string best_of(const std::vector<LunId>& names) {
@@ -24,14 +26,21 @@ std::string best_of(const std::vector<LunId>& names) {
   return (strong == names.end() ? names.front() : *strong).text();
 }
 
+// Known by vendor, model and serial number only; the first two are the kernel's record.
+bool is_by_serial(const LunId& id) { return id.text().starts_with("serial."); }
+
+bool has_serial(const LunId& id, const std::string& serial) {
+  return !serial.empty() && id.text().ends_with("_" + serial);
+}
+
 bool runs(const LunPath& path) { return path.state == "running" || path.state == "live"; }
 
 }  // namespace
 
-Result<std::vector<std::byte>> inquire_page83(const std::string& device) {
+Result<std::vector<std::byte>> inquire_page(const std::string& device, uint8_t code) {
   const UniqueFd fd = TRY(open_file("LUN", device, O_RDONLY | O_NONBLOCK));
   std::vector<std::byte> page(kPageBytes);
-  unsigned char cdb[6] = {kInquiry, 1, 0x83, kPageBytes >> 8U, kPageBytes & 0xffU, 0};
+  unsigned char cdb[6] = {kInquiry, 1, code, kPageBytes >> 8U, kPageBytes & 0xffU, 0};
   unsigned char sense[32];
   sg_io_hdr header{};
   header.interface_id = 'S';
@@ -54,7 +63,7 @@ Result<std::vector<std::byte>> inquire_page83(const std::string& device) {
   return page;
 }
 
-LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const InquirePage83& inquire) {
+LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const InquirePage& inquire) {
   size_t running = 0;
   size_t answering = 0;
   std::string silence;
@@ -66,14 +75,18 @@ LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const Inquire
       continue;
     }
     const std::string device = resolver.roots().dev + "/" + path.name;
-    Result<std::vector<std::byte>> page = inquire(device);
+    const bool by_serial = is_by_serial(lun.id);
+    Result<std::vector<std::byte>> page = inquire(device, by_serial ? kSerialPage : kNamesPage);
     if (!page) {
       silence = page.error().message;
       continue;
     }
     const std::vector<LunId> names = lun_names(*page);
-    if (!names_lun(names, lun.id)) {
-      return {LunState::kOther, fmt::format("what answers at {} is {}", device, best_of(names))};
+    const std::string serial = unit_serial(*page);
+    const bool same = by_serial ? has_serial(lun.id, serial) : names_lun(names, lun.id);
+    if (!same) {
+      return {LunState::kOther, fmt::format("what answers at {} is {}", device,
+                                            by_serial ? "number " + serial : best_of(names))};
     }
     ++answering;
   }

@@ -25,14 +25,15 @@ struct LunHealth {
   std::string reason;  // what is wrong: half a sentence; "" when well
 };
 
-// VPD page 0x83 of the SCSI device at a path such as /dev/sda. Blocks for seconds at most.
-using InquirePage83 = std::function<Result<std::vector<std::byte>>(const std::string& device)>;
+// A VPD page of the SCSI device at a path such as /dev/sda. Blocks for seconds at most.
+using InquirePage =
+    std::function<Result<std::vector<std::byte>>(const std::string& device, uint8_t page)>;
 // By SG_IO.
-Result<std::vector<std::byte>> inquire_page83(const std::string& device);
+Result<std::vector<std::byte>> inquire_page(const std::string& device, uint8_t page);
 
 // `lun` as the resolver has just found it. An NVMe namespace is what the kernel says: it compares
 // identifiers itself whenever a controller is connected again.
 LunHealth examine_lun(const LunResolver& resolver, const Lun& lun,
-                      const InquirePage83& inquire = inquire_page83);
+                      const InquirePage& inquire = inquire_page);
 
 }  // namespace plumb

@@ -48,8 +48,8 @@ struct FakeArray {
   std::map<std::string, Bytes> pages;
   int asked = 0;
 
-  InquirePage83 inquire() {
-    return [this](const std::string& device) -> Result<Bytes> {
+  InquirePage inquire() {
+    return [this](const std::string& device, uint8_t) -> Result<Bytes> {
       ++asked;
       const auto found = pages.find(device.substr(device.rfind('/') + 1));
       if (found == pages.end()) return failed("{} does not tell its identity", device);
@@ -105,6 +105,38 @@ TEST_CASE("a page cut off anywhere gives no name that is not in it") {
   Bytes overrun = page;  // the last designator does
   overrun[4 + 8 + 3] = std::byte{17};
   CHECK(lun_names(overrun).empty());
+}
+
+TEST_CASE("the serial number is read from page 0x80, wherever that is cut off") {
+  Bytes page{std::byte{0}, std::byte{0x80}, std::byte{0}, std::byte{4}};
+  for (const char c : std::string("A 17")) page.push_back(static_cast<std::byte>(c));
+  CHECK(unit_serial(page) == "A17");
+  for (size_t length = 0; length < page.size(); ++length) {
+    CHECK(std::string("A17").starts_with(unit_serial(std::span(page).first(length))));
+  }
+  page[2] = std::byte{0xff};
+  CHECK(unit_serial(page) == "A17");
+  page[1] = std::byte{0x83};
+  CHECK(unit_serial(page).empty());
+}
+
+TEST_CASE("a LUN without designators is known, and asked for, by its serial number") {
+  FakeSysfs sysfs;
+  sysfs.add_scsi("sda", "8:0", "");
+  const LunResolver resolver(sysfs.roots());
+  const Lun lun = resolver.resolve(id_of("serial.LIO-ORG_data_serial")).value();
+  CHECK(lun.id.weak());
+  const auto page80 = [](const std::string& serial) {
+    return [serial](const std::string&, uint8_t code) -> Result<Bytes> {
+      CHECK(code == 0x80);
+      Bytes page{std::byte{0}, std::byte{0x80}, std::byte{0}, std::byte(serial.size())};
+      for (const char c : serial) page.push_back(static_cast<std::byte>(c));
+      return page;
+    };
+  };
+  CHECK(examine_lun(resolver, lun, page80("serial")).state == LunState::kWell);
+  CHECK(examine_lun(resolver, lun, page80("serial2")).state == LunState::kOther);
+  CHECK(examine_lun(resolver, lun, page80("")).state == LunState::kOther);
 }
 
 TEST_CASE("a LUN that answers with its name is well") {

@@ -72,6 +72,9 @@ std::string canonical(std::string_view text) {
   if (const auto rest = after(text, "nvme.")) {
     return rest->empty() ? "" : "nvme." + std::string(*rest);
   }
+  if (const auto rest = after(text, "serial.")) {
+    return rest->empty() ? "" : "serial." + std::string(*rest);
+  }
   if (const auto rest = after(text, "wwn-0x")) return is_naa(*rest) ? "naa." + lower(*rest) : "";
   if (const auto rest = after(text, "0x")) return is_naa(*rest) ? "naa." + lower(*rest) : "";
   if (const auto rest = after(text, "3"); rest && is_naa(*rest)) return "naa." + lower(*rest);
@@ -107,6 +110,16 @@ Result<LunId> LunId::from_multipath_uuid(std::string_view uuid) {
   return LunId(std::move(id));
 }
 
-bool LunId::weak() const { return text_.starts_with("t10.") || text_.starts_with("nvme."); }
+Result<LunId> LunId::from_serial(std::string_view vendor, std::string_view model,
+                                 std::string_view serial) {
+  if (serial.empty()) return failed("a LUN has neither identity nor serial number");
+  std::string text = fmt::format("serial.{}_{}_{}", vendor, model, serial);
+  std::ranges::replace(text, ' ', '_');
+  return parse(text);
+}
+
+bool LunId::weak() const {
+  return text_.starts_with("t10.") || text_.starts_with("nvme.") || text_.starts_with("serial.");
+}
 
 }  // namespace plumb

@@ -15,6 +15,7 @@ class LunId {
   // Reads an identity in any of the forms in use and brings it to one canonical text, that of the
   // kernel's `wwid` attribute:
   //   naa.HEX (16 or 32 digits), eui.HEX (16, 24 or 32), uuid.UUID, t10.TEXT, nvme.TEXT
+  //   serial.VENDOR_MODEL_SERIAL, which is from_serial()'s, for a SCSI device that reports none
   //   also wwn-0xHEX and nvme-eui.HEX (names in /dev/disk/by-id, with or without the folder),
   //   0xHEX, and 3HEX (scsi_id, multipath)
   // Anything else is a usage error that shows the forms.
@@ -24,10 +25,15 @@ class LunId {
   // it is none.
   static Result<LunId> from_multipath_uuid(std::string_view uuid);
 
+  // The identity of a SCSI device without one of its own, from what INQUIRY and VPD page 0x80 tell;
+  // an error without a serial number.
+  static Result<LunId> from_serial(std::string_view vendor, std::string_view model,
+                                   std::string_view serial);
+
   const std::string& text() const { return text_; }
 
-  // A T10 vendor text or an NVMe fallback name: made of model and serial number, which nobody
-  // keeps unique. Used only where the administrator allows it.
+  // A T10 vendor text, a serial number or an NVMe fallback name: made of model and serial number,
+  // which nobody keeps unique. Used only where the administrator allows it.
   bool weak() const;
 
   auto operator<=>(const LunId&) const = default;

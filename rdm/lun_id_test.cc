@@ -52,9 +52,17 @@ TEST_CASE("other device-mapper UUIDs are no multipath map") {
   CHECK_FALSE(LunId::from_multipath_uuid(uuid).ok());
 }
 
+TEST_CASE("a device that reports no identity has one of its vendor, model and serial number") {
+  CHECK(LunId::from_serial("ACME", "Disk 2000", "A 17").value().text() ==
+        "serial.ACME_Disk_2000_A_17");
+  CHECK_FALSE(LunId::from_serial("ACME", "Disk", "").ok());
+  CHECK_FALSE(LunId::from_serial("ACME", "Disk", "\x1b[2J").ok());
+}
+
 TEST_CASE("identities made of model and serial number are weak") {
   CHECK(LunId::parse("t10.ATA X").value().weak());
   CHECK(LunId::parse("nvme.1b36-31-51-00000001").value().weak());
+  CHECK(LunId::parse("serial.ATA_X_1").value().weak());
   CHECK_FALSE(LunId::parse("naa.5000c50015ea71aa").value().weak());
 }
 

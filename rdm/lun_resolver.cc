@@ -7,8 +7,10 @@
 #include <charconv>
 #include <filesystem>
 #include <optional>
+#include <span>
 
 #include "base/file.h"
+#include "rdm/lun_designators.h"
 
 namespace plumb {
 namespace {
@@ -42,6 +44,24 @@ std::optional<dev_t> device_number(const std::string& block) {
   return makedev(major_part, minor_part);
 }
 
+// "" for what is no SCSI device, or has none.
+std::string scsi_serial(const std::string& block) {
+  const Result<std::string> page = read_file(block + "/device/vpd_pg80", 4096);
+  return page.ok() ? unit_serial(std::as_bytes(std::span(page.value()))) : "";
+}
+
+std::string serial_of(const std::string& block) {
+  const std::string serial = scsi_serial(block);
+  return serial.empty() ? read_attribute(block + "/device/serial") : serial;  // NVMe has that
+}
+
+// Of a SCSI device that reports no designator.
+Result<LunId> identity_by_serial(const std::string& block) {
+  const std::string device = block + "/device/";
+  return LunId::from_serial(read_attribute(device + "vendor"), read_attribute(device + "model"),
+                            scsi_serial(block));
+}
+
 // The identity of the block device whose sysfs folder is `block`, if it is a LUN.
 std::optional<std::pair<LunId, Lun::Transport>> identity(const std::string& block) {
   if (const std::string uuid = read_attribute(block + "/dm/uuid"); !uuid.empty()) {
@@ -50,27 +70,14 @@ std::optional<std::pair<LunId, Lun::Transport>> identity(const std::string& bloc
     return std::pair(std::move(id).value(), Lun::Transport::kMultipath);
   }
   // A kernel that found no usable identifier of an NVMe namespace makes up an nvme.… name, which
-  // LunId takes as weak; SCSI devices without one have no wwid.
+  // LunId takes as weak; SCSI devices without one have no wwid, but perhaps a serial number.
   const std::string scsi = read_attribute(block + "/device/wwid");
   const std::string nvme = read_attribute(block + "/wwid");
   Result<LunId> id = LunId::parse(nvme.empty() ? scsi : nvme);
+  if (scsi.empty() && nvme.empty()) id = identity_by_serial(block);
   if (!id) return std::nullopt;
   return std::pair(std::move(id).value(),
                    nvme.empty() ? Lun::Transport::kScsi : Lun::Transport::kNvme);
-}
-
-// The unit serial number, VPD page 0x80 (SPC-4 7.8.17), or the attribute NVMe has for it.
-std::string serial_of(const std::string& block) {
-  const Result<std::string> page = read_file(block + "/device/vpd_pg80", 4096);
-  if (!page.ok() || page.value().size() < 4) return read_attribute(block + "/device/serial");
-  const std::string& bytes = page.value();
-  const size_t length =
-      (static_cast<unsigned char>(bytes[2]) << 8U) | static_cast<unsigned char>(bytes[3]);
-  std::string serial;
-  for (const char c : bytes.substr(4, length)) {
-    if (c > 0x20 && c < 0x7f) serial += c;
-  }
-  return serial;
 }
 
 Lun describe(const std::string& block, const std::string& name, LunId id,

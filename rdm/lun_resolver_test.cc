@@ -104,6 +104,7 @@ TEST_CASE("disks without an identity and strange attributes are no LUNs") {
   sysfs.write("sys/block/dm-1/dm/uuid", "LVM-abcdef\n");
   sysfs.add_scsi("sda", "8:0", "naa.garbage");
   sysfs.add_scsi("sdb", "8:16", "");
+  sysfs.write("sys/block/sdb/device/vpd_pg80", std::string("\0\x80\0\0", 4));
   CHECK(LunResolver(sysfs.roots()).list().empty());
 }
 

@@ -25,10 +25,33 @@ mkswap -q "$device" && swapon "$device" && as_it_is
 refused "swap" 11 "$wwn .*swap"
 swapoff "$device"
 
-dmsetup create --noudevsync lab-held --table "0 2048 linear $device 0"
+# As LVM does with a physical volume whose volume group is active.
+dmsetup create --noudevsync lab-held --uuid LVM-labvolume --table "0 2048 linear $device 0"
 as_it_is
-refused "held by device-mapper" 11 "$wwn .*held by dm-"
+refused "held by LVM" 11 "$wwn .*held by dm-[0-9]+ \(LVM-labvolume\)"
 dmsetup remove --noudevsync lab-held
+
+# A member of a linear array without metadata, until standard input ends (linux/raid/md_u.h).
+modprobe -a md_mod linear
+mkfifo "$work/end"
+python3 - "$device" <<'PYTHON' >"$work/md" &
+import fcntl, os, stat, struct, sys
+member = os.stat(sys.argv[1]).st_rdev
+if not os.path.exists("/dev/md0"):
+    os.mknod("/dev/md0", stat.S_IFBLK | 0o600, os.makedev(9, 0))
+md = os.open("/dev/md0", os.O_RDWR)
+fcntl.ioctl(md, 0x40480923, struct.pack("18i", 0, 90, 0, 0, -1, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 65536))
+fcntl.ioctl(md, 0x40140921, struct.pack("5i", 0, os.major(member), os.minor(member), 0, 6))
+print("held", flush=True)
+open(os.path.dirname(os.readlink("/proc/self/fd/1")) + "/end").read()
+fcntl.ioctl(md, 0x932)  # STOP_ARRAY
+PYTHON
+md=$!
+expect_line "$work/md" held 30
+as_it_is
+refused "held by md" 11 "$wwn .*held by md0"
+echo end >"$work/end"
+wait "$md"
 
 # One partition of 8 MiB, in the MBR's own format: start and length little-endian at 0x1be.
 dd if=/dev/zero of="$device" bs=1M count=2 status=none
