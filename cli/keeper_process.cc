@@ -12,7 +12,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <map>
 #include <string_view>
 #include <utility>
 
@@ -79,7 +78,6 @@ class KeeperProcess {
 
   KeeperSockets sockets_;
   LunKeeper keeper_{LunResolver()};
-  std::map<std::string, LunFinding::State> told_;  // by disk; none: well
 };
 
 Result<> KeeperProcess::run() {
@@ -112,7 +110,6 @@ Result<bool> KeeperProcess::serve_luns() {
   const KeeperRequest request = TRY(decode_keeper_request(message.bytes));
   switch (request.action) {
     case KeeperRequest::Action::kWatch:
-      told_.erase(request.disk);
       if (Result<> watched = watch(request, message.fds); !watched) {
         LunFinding refusal{
             .state = LunFinding::State::kLost, .reason = watched.error().message, .source = {}};
@@ -120,7 +117,6 @@ Result<bool> KeeperProcess::serve_luns() {
       }
       break;
     case KeeperRequest::Action::kUnwatch:
-      told_.erase(request.disk);
       keeper_.unwatch(request.disk);
       break;
     case KeeperRequest::Action::kLook:
@@ -160,15 +156,9 @@ Result<bool> KeeperProcess::serve_connections() {
   return true;
 }
 
-// What has changed about any LUN since it was last told.
 Result<> KeeperProcess::tell_news() {
-  for (const std::string& disk : keeper_.disks()) {
-    LunFinding finding = keeper_.look(disk, false);
-    const auto told = told_.find(disk);
-    const auto before = told == told_.end() ? LunFinding::State::kWell : told->second;
-    if (finding.state == before && !finding.grown) continue;
-    told_[disk] = finding.state;
-    TRY(report({KeeperReport::About::kNews, disk, std::move(finding)}));
+  for (LunKeeper::News& one : keeper_.news()) {
+    TRY(report({KeeperReport::About::kNews, one.disk, std::move(one.finding)}));
   }
   return {};
 }

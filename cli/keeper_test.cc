@@ -115,6 +115,23 @@ TEST_CASE("a LUN that is not as it was is not gone on with") {
   CHECK(fixture.look().state == State::kOther);
 }
 
+TEST_CASE("news are what has changed since the last look, also when that was asked for") {
+  Fixture fixture;
+  REQUIRE(fixture.watch().ok());
+  CHECK(fixture.keeper.news().empty());
+  fixture.answers = kOther;
+  REQUIRE(fixture.keeper.news().size() == 1);
+  CHECK(fixture.keeper.news().empty());
+  fixture.answers = kWwn;
+  CHECK(fixture.look().state == State::kWell);
+  // The same trouble as before is new again.
+  fixture.answers = kOther;
+  const std::vector<LunKeeper::News> news = fixture.keeper.news();
+  REQUIRE(news.size() == 1);
+  CHECK(news[0].disk == "data");
+  CHECK(news[0].finding.state == State::kOther);
+}
+
 TEST_CASE("a LUN that has grown is told of once") {
   Fixture fixture;
   REQUIRE(fixture.watch().ok());

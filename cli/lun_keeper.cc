@@ -60,16 +60,26 @@ Result<> LunKeeper::watch(KeptLun lun, dev_t number) {
   return {};
 }
 
-std::vector<std::string> LunKeeper::disks() const {
-  std::vector<std::string> all;
-  for (const auto& [disk, kept] : kept_) all.push_back(disk);
-  return all;
-}
-
 LunFinding LunKeeper::look(const std::string& disk, bool claim) {
   const auto at = kept_.find(disk);
   if (at == kept_.end()) return found(State::kLost, "nobody keeps its LUN");
-  return present(at->second) ? look_in_place(at->second) : look_elsewhere(at->second, claim);
+  return find(at->second, claim);
+}
+
+LunFinding LunKeeper::find(Kept& kept, bool claim) const {
+  LunFinding finding = present(kept) ? look_in_place(kept) : look_elsewhere(kept, claim);
+  kept.state = finding.state;
+  return finding;
+}
+
+std::vector<LunKeeper::News> LunKeeper::news() {
+  std::vector<News> all;
+  for (auto& [disk, kept] : kept_) {
+    const State before = kept.state;
+    LunFinding finding = find(kept, false);
+    if (finding.state != before || finding.grown) all.push_back({disk, std::move(finding)});
+  }
+  return all;
 }
 
 // Whether the block device is still there, and not another one with its number.

@@ -53,7 +53,12 @@ class LunKeeper {
   // is kLost without. An unknown disk is kLost.
   LunFinding look(const std::string& disk, bool claim);
 
-  std::vector<std::string> disks() const;
+  struct News {
+    std::string disk;
+    LunFinding finding;
+  };
+  // Looks at all, and returns those that are not as they were when last looked at.
+  std::vector<News> news();
 
  private:
   // Where the LUN was, when it was last shown.
@@ -65,7 +70,9 @@ class LunKeeper {
     uint64_t size_bytes = 0;
     uint32_t logical_block_size = 0;
     bool read_only = false;
+    LunFinding::State state = LunFinding::State::kWell;  // when last looked at
   };
+  LunFinding find(Kept& kept, bool claim) const;
   bool present(const Kept& kept) const;
   LunFinding look_in_place(Kept& kept) const;
   LunFinding look_elsewhere(const Kept& kept, bool claim) const;

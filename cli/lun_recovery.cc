@@ -145,7 +145,12 @@ void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFindin
   tell(disk, lun, finding);
   const bool waits = disks_.lun_of(disk).pauses && !lun.reporting;
   const bool must_stop = finding.state == State::kOther || (finding.state == State::kLost && waits);
-  if (lun.phase == Phase::kRetrying) return;  // its end decides, and looks again
+  if (lun.phase == Phase::kRetrying) {
+    // Its end looks again; until then what has not been sent must not be.
+    lun.doubted = true;
+    if (must_stop) disks_.stop(disk);
+    return;
+  }
   if (must_stop) stop_vm(disk, lun, finding.reason);
   if (finding.state == State::kSilent) return;
   lun.path_error = true;
@@ -214,6 +219,10 @@ void LunRecovery::retried(const std::string& disk, const std::string& error, boo
   if (at == luns_.end()) return;
   LunDisk& lun = at->second;
   if (reopened && error.empty()) watch(disk);
+  if (std::exchange(lun.doubted, false)) {
+    lun.phase = Phase::kLooking;
+    return look(disk, lun);
+  }
   if (!error.empty() || stopped) {
     const bool leave = error.empty() && ++lun.fruitless == kMaxFruitless;
     lun.phase = leave ? Phase::kLeft : Phase::kLooking;

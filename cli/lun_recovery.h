@@ -65,6 +65,7 @@ class LunRecovery {
     bool path_error = false;  // what failed may have been the path; else it is the LUN's own answer
     std::string reason;
     bool asked = false;      // the keeper's answer is due
+    bool doubted = false;    // there were bad news while it was retried
     bool reporting = false;  // path-timeout has passed: errors reach the guest
     unsigned fruitless = 0;  // retries in a row
     LunFinding::State told = LunFinding::State::kWell;

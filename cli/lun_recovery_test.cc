@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <deque>
 #include <filesystem>
+#include <optional>
+#include <utility>
 
 #include "base/message_socket.h"
 #include "cli/source_message.h"
@@ -59,6 +61,7 @@ class ScriptedKeeper {
       if (request.action != KeeperRequest::Action::kLook) continue;
       ++looks;
       tell(KeeperReport::About::kLook, script.front());
+      if (news_after_look) tell(KeeperReport::About::kNews, *std::exchange(news_after_look, {}));
       if (script.size() > 1) script.pop_front();
     }
   }
@@ -76,6 +79,7 @@ class ScriptedKeeper {
 
   UniqueFd vm_end;
   std::deque<State> script{State::kWell};
+  std::optional<State> news_after_look;  // told once
   const TestImage* new_image = nullptr;
   int watches = 0;
   int looks = 0;
@@ -181,6 +185,21 @@ TEST_CASE("nothing reaches a LUN in whose place another one is") {
     fixture.until([&] { return fixture.ended(); });
     CHECK(fixture.request.error == 0);
   }
+}
+
+TEST_CASE("news of another LUN count while requests are sent again") {
+  Fixture fixture;
+  fixture.keeper.script = {State::kWell, State::kOther};
+  fixture.keeper.news_after_look = State::kOther;
+  fixture.fail_writes(EIO, 1);
+  fixture.client->submit(fixture.request);
+  fixture.until([&] { return fixture.recovery->trouble().ends_with("so it is"); });
+  fixture.until([&] { return fixture.keeper.looks >= 3; });
+  CHECK(fixture.recovery->trouble().ends_with("so it is"));
+  fixture.keeper.script = {State::kWell};
+  fixture.until([&] { return fixture.recovery->trouble().empty(); });
+  fixture.until([&] { return fixture.ended(); });
+  CHECK(fixture.request.error == 0);
 }
 
 TEST_CASE("a LUN that has come back as another device is gone on with there, and kept there") {
