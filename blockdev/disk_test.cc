@@ -387,6 +387,8 @@ TEST_CASE("a disk that is cut off ends all that waits and comes with EIO, and is
   fixture.thread->run([&] { disk.cut_off([&] { idle = true; }); });
   client.submit(requests[4]);
   for (const size_t ended : {0U, 2U, 3U, 4U}) {
+    fixture.thread->wait_for(requests[ended].ended);
+    fixture.thread->run([] {});
     CHECK(requests[ended].calls == 1);
     CHECK(requests[ended].error == EIO);
   }
