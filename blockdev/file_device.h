@@ -48,6 +48,9 @@ class FileDevice final : public BlockDevice, private BatchEnd {
   // changes. Only on the I/O thread.
   Result<> reopen(UniqueFd fd, const FileFacts& facts);
 
+  // Stays the device's. Only on the I/O thread.
+  int fd() const { return fd_.get(); }
+
   const BlockInfo& info() const override { return info_; }
   Result<> reread_size() override;
   void submit(BlockRequest& request) override;

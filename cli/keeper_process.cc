@@ -235,7 +235,8 @@ Result<UniqueFd> connect_through_keeper(int connections) {
   TRY(send_message(connections, {&kAsk, 1}));
   ReceivedMessage answer = TRY(receive_message(connections, kSentenceLimit));
   if (!answer.fds.empty()) return std::move(answer.fds.front());
-  if (answer.bytes.empty()) return failed("the keeper of LUNs has ended");
+  if (answer.bytes.empty())
+    return failed("the keeper of LUNs has ended; its VM can reserve LUNs once it is started again");
   return make_error(ErrorKind::kNotFound, "{}", reinterpret_cast<const char*>(answer.bytes.data()));
 }
 

@@ -49,17 +49,18 @@ Result<std::unique_ptr<LunAccess>> LunAccess::open(const DiskSource& source,
   return made;
 }
 
-Result<> LunAccess::reopen(int fd) {
+void LunAccess::reopen(int fd) {
   for (const int old : fds_) {
-    if (::dup3(fd, old, O_CLOEXEC) < 0) return os_error(errno, "a LUN cannot be opened again");
+    // dup(2): it can be interrupted, and meet another thread that is opening a file.
+    while (::dup3(fd, old, O_CLOEXEC) < 0) ENSURE(errno == EINTR || errno == EBUSY);
   }
-  return {};
 }
 
 // In place of the LUN something that takes no command; the numbers stay those of their users.
 void LunAccess::close() {
   Result<UniqueFd> nothing = make_eventfd();
-  ENSURE(nothing.ok() && reopen(nothing->get()).ok());
+  ENSURE(nothing.ok());
+  reopen(nothing->get());
 }
 
 std::unique_ptr<ScsiLun> LunAccess::make_unit(Disk& disk, ScsiIdentity identity) {

@@ -28,7 +28,7 @@ class LunAccess {
 
   // Goes on with another descriptor of the same LUN, which stays the caller's; what is on its way
   // ends where it was sent. Any thread.
-  Result<> reopen(int fd);
+  void reopen(int fd);
   // Lets go of the LUN: what comes now ends with errors. Any thread.
   void close();
 

@@ -49,6 +49,7 @@ void LunRecovery::forget(const std::string& disk) {
 
 void LunRecovery::watch(const std::string& disk) {
   const VmDisks::LunView lun = disks_.lun_of(disk);
+  const int fd = disks_.fd_of(disk);
   send({.action = KeeperRequest::Action::kWatch,
         .disk = disk,
         .wwn = lun.wwn,
@@ -56,7 +57,7 @@ void LunRecovery::watch(const std::string& disk) {
         .allow_weak_identity = lun.claim.allow_weak_identity,
         .shared = lun.claim.shared,
         .discard = lun.discard},
-       {&lun.fd, 1});
+       {&fd, 1});
 }
 
 void LunRecovery::send(const KeeperRequest& request, std::span<const int> fds) {
@@ -118,9 +119,9 @@ void LunRecovery::on_answer(const std::string& disk, LunDisk& lun, LunFinding fi
         lun.reason += ": it is well, and `plumb resume` tries again";
         return config_.trouble_changed();
       }
-      [[fallthrough]];
+      return retry(disk, lun);
     case State::kNew:
-      return retry(disk, lun, std::move(finding.source));
+      return reopen(disk, lun, std::move(*finding.source));
     case State::kOther:
       tell(disk, lun, finding);
       lun.path_error = true;
@@ -145,10 +146,11 @@ void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFindin
   tell(disk, lun, finding);
   const bool waits = disks_.lun_of(disk).pauses && !lun.reporting;
   const bool must_stop = finding.state == State::kOther || (finding.state == State::kLost && waits);
-  if (lun.phase == Phase::kRetrying) {
-    // Its end looks again; until then what has not been sent must not be.
+  if (lun.phase == Phase::kOpening || lun.phase == Phase::kRetrying) {
+    // Their end looks again; until then what has not been sent must not be.
     lun.doubted = true;
-    if (must_stop) disks_.stop(disk);
+    const bool sends = lun.phase == Phase::kRetrying || !lun.stops_vm;
+    if (must_stop && sends) disks_.stop(disk);
     return;
   }
   if (must_stop) stop_vm(disk, lun, finding.reason);
@@ -180,7 +182,8 @@ void LunRecovery::on_error(const std::string& disk, int error, bool stopped,
   const auto at = luns_.find(disk);
   if (at == luns_.end()) return;
   LunDisk& lun = at->second;
-  if (lun.phase == Phase::kRetrying) return;  // retried() hears of it
+  // Their end hears of it.
+  if (lun.phase == Phase::kOpening || lun.phase == Phase::kRetrying) return;
   const bool path_error = may_be_the_path(error);
   if (!stopped && (!path_error || lun.phase != Phase::kWell)) return;
   if (stopped) {
@@ -199,30 +202,57 @@ void LunRecovery::look(const std::string& disk, LunDisk& lun) {
   send({.action = KeeperRequest::Action::kLook, .disk = disk});
 }
 
-void LunRecovery::retry(const std::string& disk, LunDisk& lun, std::optional<DiskSource> source) {
-  lun.phase = Phase::kRetrying;
-  const bool reopened = source.has_value();
-  // The context, too, as it outlives us: at the end of the VM we may be gone when this is called.
-  disks_.retry(disk, std::move(source),
-               [this, &context = context_, disk, reopened](Result<> done, bool stopped) {
-                 std::string error = done ? "" : done.error().message;
-                 boost::asio::post(context,
-                                   [this, disk, error = std::move(error), stopped, reopened] {
-                                     retried(disk, error, stopped, reopened);
-                                   });
-               });
+// The call-backs keep the context, too, as it outlives us: at the end of the VM we may be gone when
+// they are called.
+void LunRecovery::reopen(const std::string& disk, LunDisk& lun, DiskSource source) {
+  lun.phase = Phase::kOpening;
+  const std::string device = source.device;
+  disks_.reopen(disk, std::move(source), [this, &context = context_, disk, device](Result<> done) {
+    std::string error = done ? "" : done.error().message;
+    boost::asio::post(
+        context, [this, disk, error = std::move(error), device] { reopened(disk, error, device); });
+  });
 }
 
-void LunRecovery::retried(const std::string& disk, const std::string& error, bool stopped,
-                          bool reopened) {
+void LunRecovery::reopened(const std::string& disk, const std::string& error,
+                           const std::string& device) {
   const auto at = luns_.find(disk);
   if (at == luns_.end()) return;
   LunDisk& lun = at->second;
-  if (reopened && error.empty()) watch(disk);
-  if (std::exchange(lun.doubted, false)) {
+  if (!error.empty()) {
+    lun.doubted = false;
     lun.phase = Phase::kLooking;
-    return look(disk, lun);
+    stop_vm(disk, lun, error);
+    return set_tick();
   }
+  disks_.set_device(disk, device);
+  lun.moved = true;
+  watch(disk);
+  if (lun.doubted) return look_again(disk, lun);
+  retry(disk, lun);
+}
+
+void LunRecovery::retry(const std::string& disk, LunDisk& lun) {
+  lun.phase = Phase::kRetrying;
+  disks_.retry(disk, [this, &context = context_, disk](Result<> done, bool stopped) {
+    std::string error = done ? "" : done.error().message;
+    boost::asio::post(context, [this, disk, error = std::move(error), stopped] {
+      retried(disk, error, stopped);
+    });
+  });
+}
+
+void LunRecovery::look_again(const std::string& disk, LunDisk& lun) {
+  lun.doubted = false;
+  lun.phase = Phase::kLooking;
+  look(disk, lun);
+}
+
+void LunRecovery::retried(const std::string& disk, const std::string& error, bool stopped) {
+  const auto at = luns_.find(disk);
+  if (at == luns_.end()) return;
+  LunDisk& lun = at->second;
+  if (lun.doubted) return look_again(disk, lun);
   if (!error.empty() || stopped) {
     const bool leave = error.empty() && ++lun.fruitless == kMaxFruitless;
     lun.phase = leave ? Phase::kLeft : Phase::kLooking;
@@ -234,9 +264,10 @@ void LunRecovery::retried(const std::string& disk, const std::string& error, boo
   }
   const bool told = std::exchange(lun.told, State::kWell) != State::kWell;
   const bool stopped_vm = lun.stops_vm;
+  const bool moved = lun.moved;
   if (lun.reporting) disks_.set_pauses(disk, true);
   lun = LunDisk();
-  if (told || stopped_vm || reopened) {
+  if (told || stopped_vm || moved) {
     const VmDisks::LunView view = disks_.lun_of(disk);
     config_.event("lun-back", disk,
                   fmt::format("disk {} ({}) is there again, as {}", disk, view.wwn, view.device));

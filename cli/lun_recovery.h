@@ -4,6 +4,7 @@
 //
 // What becomes of a disk whose LUN is in trouble:
 //   looking   the keeper is asked each second
+//   opening   the LUN has come back as another device, and its disk takes that
 //   retrying  the LUN is well again: its disk sends what was left undone
 //   left      the LUN is well, and yet requests fail, or what failed was its own answer (no space,
 //   a
@@ -58,15 +59,16 @@ class LunRecovery {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Phase : uint8_t { kWell, kLooking, kRetrying, kLeft };
+  enum class Phase : uint8_t { kWell, kLooking, kOpening, kRetrying, kLeft };
   struct LunDisk {
     Phase phase = Phase::kWell;
     bool stops_vm = false;
     bool path_error = false;  // what failed may have been the path; else it is the LUN's own answer
     std::string reason;
     bool asked = false;      // the keeper's answer is due
-    bool doubted = false;    // there were bad news while it was retried
+    bool doubted = false;    // there were bad news while it was opened or retried
     bool reporting = false;  // path-timeout has passed: errors reach the guest
+    bool moved = false;      // it has come back as another device
     unsigned fruitless = 0;  // retries in a row
     LunFinding::State told = LunFinding::State::kWell;
     Clock::time_point since;  // when it began to stop the VM
@@ -82,8 +84,11 @@ class LunRecovery {
   void tell(const std::string& disk, LunDisk& lun, const LunFinding& finding);
   void stop_vm(const std::string& disk, LunDisk& lun, std::string reason);
   void look(const std::string& disk, LunDisk& lun);
-  void retry(const std::string& disk, LunDisk& lun, std::optional<DiskSource> source);
-  void retried(const std::string& disk, const std::string& error, bool stopped, bool reopened);
+  void reopen(const std::string& disk, LunDisk& lun, DiskSource source);
+  void reopened(const std::string& disk, const std::string& error, const std::string& device);
+  void retry(const std::string& disk, LunDisk& lun);
+  void retried(const std::string& disk, const std::string& error, bool stopped);
+  void look_again(const std::string& disk, LunDisk& lun);
   void set_tick();
   void tick();
   void check_timeout(const std::string& disk, LunDisk& lun);

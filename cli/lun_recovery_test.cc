@@ -13,6 +13,7 @@
 #include <deque>
 #include <filesystem>
 #include <optional>
+#include <semaphore>
 #include <utility>
 
 #include "base/message_socket.h"
@@ -38,6 +39,16 @@ DiskSource source_on(const TestImage& image) {
   source.wwn = kWwn;
   source.facts = FileDevice::examine({.fd = source.fd.get(), .label = source.label}).value();
   return source;
+}
+
+// Descriptors that this process has of the file.
+size_t open_count(const std::string& path) {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    count += std::filesystem::read_symlink(entry.path(), error) == path ? 1 : 0;
+  }
+  return count;
 }
 
 // Answers each look with the next of `script`, the last one for ever.
@@ -257,6 +268,32 @@ TEST_CASE("a disk that leaves keeps the VM paused no more, and its LUN can come 
   CHECK(client.write(0, fixture.buffer) == 0);
 }
 
+TEST_CASE("nothing is sent to a device of which there are bad news while it is opened") {
+  Fixture fixture;
+  const TestImage elsewhere(kSize);
+  fixture.keeper.new_image = &elsewhere;
+  fixture.keeper.script = {State::kLost};
+  fixture.fail_writes(ENODEV, 1);
+  fixture.client->submit(fixture.request);
+  fixture.until([&] { return fixture.recovery->trouble().ends_with("so it is"); });
+  // The disk cannot take the device before the news are there.
+  std::binary_semaphore gate(0);
+  fixture.disks->at(0).thread().post([&gate] { gate.acquire(); });
+  fixture.keeper.script = {State::kNew, State::kOther};
+  fixture.keeper.news_after_look = State::kOther;
+  fixture.until([&] { return fixture.events.back() == "lun-changed"; });
+  gate.release();
+  const int looks = fixture.keeper.looks;
+  fixture.until([&] { return fixture.keeper.looks > looks + 1; });
+  CHECK_FALSE(fixture.ended());
+  AlignedBuffer found(4096);
+  REQUIRE(::pread(elsewhere.open().get(), found.data(), found.size(), 0) == 4096);
+  CHECK(found.all(0));
+  fixture.keeper.script = {State::kWell};
+  fixture.until([&] { return fixture.ended(); });
+  CHECK(fixture.request.error == 0);
+}
+
 TEST_CASE("what has come back smaller is not gone on with") {
   Fixture fixture;
   const TestImage smaller(kSize / 2);
@@ -267,8 +304,10 @@ TEST_CASE("what has come back smaller is not gone on with") {
   fixture.until(
       [&] { return fixture.recovery->trouble().find("has shrunk") != std::string::npos; });
   CHECK_FALSE(fixture.ended());
+  // Still claimed, it could not be claimed at the next look.
   fixture.keeper.script = {State::kWell};
   fixture.until([&] { return fixture.ended(); });
+  CHECK(open_count(smaller.path()) == 0);
 }
 
 TEST_CASE("requests that fail although the LUN is well wait for the administrator") {

@@ -1,6 +1,5 @@
 #include "cli/vm_disks.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,25 +34,32 @@ std::string describe(const DiskError& error, const std::string& id, const std::s
   return text;
 }
 
-// Nothing may be in flight when the device gets another descriptor, and all must have come back
-// when `retried` hears whether the disk stopped again.
-void retry_on_thread(Disk& disk, FileDevice& under, UniqueFd fd, const FileFacts& facts,
-                     VmDisks::Retried retried) {
-  constexpr int64_t kPatienceNs = int64_t{VmDisks::kRetrySeconds} * 1'000'000'000;
-  const auto deadline_ns = [&disk] { return disk.thread().turn_ns() + kPatienceNs; };
-  disk.hold(deadline_ns(), [=, &disk, &under, fd = std::move(fd),
-                            retried = std::move(retried)](Result<> drained) mutable {
-    if (!drained) return retried(std::move(drained), disk.stopped());
-    Result<> opened;
-    if (fd) opened = under.reopen(std::move(fd), facts);
-    if (opened && facts.info.size_bytes > disk.info().size_bytes) opened = disk.reread_size();
+int64_t retry_deadline_ns(Disk& disk) {
+  return disk.thread().turn_ns() + int64_t{VmDisks::kRetrySeconds} * 1'000'000'000;
+}
+
+// Nothing may be in flight when the device gets another descriptor.
+void reopen_on_thread(Disk& disk, FileDevice& under, LunAccess* access, UniqueFd fd,
+                      const FileFacts& facts, VmDisks::Reopened reopened) {
+  disk.hold(retry_deadline_ns(disk), [&, access, fd = std::move(fd), facts,
+                                      reopened = std::move(reopened)](Result<> drained) mutable {
+    if (!drained) return reopened(std::move(drained));
+    Result<> done = under.reopen(std::move(fd), facts);
+    if (done && access != nullptr) access->reopen(under.fd());
+    // It is open, whatever its size says: the keeper has looked at that.
+    if (Result<> grown = done ? disk.reread_size() : Result<>(); !grown) {
+      log::warning("disk {}: {}", disk.config().id, grown.error().message);
+    }
     disk.release();
-    if (!opened) return retried(std::move(opened), disk.stopped());
-    disk.retry();
-    disk.hold(deadline_ns(), [&disk, retried = std::move(retried)](Result<> ended) mutable {
-      if (ended) disk.release();
-      retried(std::move(ended), disk.stopped());
-    });
+    reopened(std::move(done));
+  });
+}
+
+void retry_on_thread(Disk& disk, VmDisks::Retried retried) {
+  disk.retry();
+  disk.hold(retry_deadline_ns(disk), [&disk, retried = std::move(retried)](Result<> ended) mutable {
+    if (ended) disk.release();
+    retried(std::move(ended), disk.stopped());
   });
 }
 
@@ -137,8 +143,6 @@ Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThre
   open.wwn = source.wwn;
   open.mapping = std::move(source.mapping);
   open.claim = source.claim;
-  open.file = UniqueFd(::fcntl(source.fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!open.file) return os_error(errno, "{} cannot be used twice", source.label);
   if (disk.bus == "scsi" && open.is_lun()) {
     open.access = TRY(LunAccess::open(source, disk.id, config_.connect_to_broker, *open.thread));
   }
@@ -212,7 +216,6 @@ void VmDisks::close(size_t index) {
   });
   open.under = nullptr;
   if (open.access != nullptr) open.access->close();
-  open.file.reset();
   open.mapping.reset();
   open.wwn.clear();  // the VM may have the LUN again
 }
@@ -260,13 +263,9 @@ void VmDisks::retry_images() {
 }
 
 const VmDisks::Open& VmDisks::find(const std::string& disk) const {
-  const auto at = std::ranges::find(disks_, disk, [](const Open& o) { return o.definition.id; });
-  ENSURE(at != disks_.end());
-  return *at;
-}
-
-VmDisks::Open& VmDisks::find(const std::string& disk) {
-  return const_cast<Open&>(std::as_const(*this).find(disk));
+  const std::optional<size_t> index = index_of(disk);
+  ENSURE(index.has_value());
+  return disks_[*index];
 }
 
 VmDisks::LunView VmDisks::lun_of(const std::string& disk) const {
@@ -274,10 +273,16 @@ VmDisks::LunView VmDisks::lun_of(const std::string& disk) const {
   return {.wwn = open.wwn,
           .device = open.device,
           .claim = open.claim,
-          .fd = open.file.get(),
           .discard = open.definition.discard,
           .pauses = open.definition.on_error == "pause",
           .path_timeout_s = open.definition.path_timeout_s};
+}
+
+int VmDisks::fd_of(const std::string& disk) const {
+  const Open& open = find(disk);
+  int fd = -1;
+  open.thread->run([&] { fd = open.under->fd(); });
+  return fd;
 }
 
 void VmDisks::stop(const std::string& disk) {
@@ -291,24 +296,25 @@ void VmDisks::set_pauses(const std::string& disk, bool pauses) {
   open.thread->run([&] { open.disk->set_on_error(policy); });
 }
 
-void VmDisks::retry(const std::string& disk, std::optional<DiskSource> source, Retried retried) {
-  Open& open = find(disk);
-  UniqueFd fd;
-  FileFacts facts;
-  if (source) {
-    open.device = source->device;
-    open.file = UniqueFd(::fcntl(source->fd.get(), F_DUPFD_CLOEXEC, 0));
-    if (open.access != nullptr) {
-      if (Result<> done = open.access->reopen(source->fd.get()); !done) {
-        return retried(std::move(done), true);
-      }
-    }
-    fd = std::move(source->fd);
-    facts = source->facts;
-  }
-  open.thread->post([under = open.under, disk = open.disk.get(), fd = std::move(fd), facts,
-                     retried = std::move(retried)]() mutable {
-    retry_on_thread(*disk, *under, std::move(fd), facts, std::move(retried));
+void VmDisks::reopen(const std::string& disk, DiskSource source, Reopened reopened) {
+  const Open& open = find(disk);
+  open.thread->post([disk = open.disk.get(), under = open.under, access = open.access.get(),
+                     fd = std::move(source.fd), facts = source.facts,
+                     reopened = std::move(reopened)]() mutable {
+    reopen_on_thread(*disk, *under, access, std::move(fd), facts, std::move(reopened));
+  });
+}
+
+void VmDisks::set_device(const std::string& disk, const std::string& device) {
+  const std::optional<size_t> index = index_of(disk);
+  ENSURE(index.has_value());
+  disks_[*index].device = device;
+}
+
+void VmDisks::retry(const std::string& disk, Retried retried) {
+  const Open& open = find(disk);
+  open.thread->post([disk = open.disk.get(), retried = std::move(retried)]() mutable {
+    retry_on_thread(*disk, std::move(retried));
   });
 }
 
@@ -359,9 +365,9 @@ Result<uint64_t> VmDisks::resize(const std::string& id, uint64_t size_bytes) {
       return usage_error("disk {} has {} bytes, and a smaller disk would lose what is behind {}",
                          id, now_bytes, size_bytes);
     }
-    // Its new end is on the medium before the guest hears of it.
-    if (::ftruncate(found->file.get(), static_cast<off_t>(size_bytes)) != 0 ||
-        ::fsync(found->file.get()) != 0) {
+    // Its new end is on the medium before the guest hears of it. An image keeps its descriptor.
+    const int fd = fd_of(id);
+    if (::ftruncate(fd, static_cast<off_t>(size_bytes)) != 0 || ::fsync(fd) != 0) {
       return os_error(errno, "disk {} ({}) cannot grow to {} bytes", id, found->label, size_bytes);
     }
   }

@@ -95,21 +95,28 @@ class VmDisks {
     std::string wwn;
     std::string device;  // the path behind it now
     ClaimOptions claim;
-    int fd = -1;  // stays ours
     bool discard = true;
     bool pauses = true;  // on-error = pause
     unsigned path_timeout_s = 0;
   };
   LunView lun_of(const std::string& disk) const;
+  // Its descriptor, which stays the disk's: the same until reopen().
+  int fd_of(const std::string& disk) const;
   // Lets nothing of the disk reach its LUN until retry().
   void stop(const std::string& disk);
   // Whether errors of the disk pause the VM from now on; without, what it keeps ends in errors.
   void set_pauses(const std::string& disk, bool pauses);
-  // Sends what was left undone, over `source` if it is given, and calls `retried` on the I/O thread
-  // once it has all come back: with an error when that is not so in kRetrySeconds, or `source` does
-  // not fit; `stopped`: a request failed again.
+  // Goes on with `source`, the same LUN as another device, once what is at the old one has come
+  // back. Calls `reopened`, on the I/O thread: with an error when it has not in kRetrySeconds, or
+  // the source does not fit; then it is closed, and all is as before. Sends nothing.
+  using Reopened = std::move_only_function<void(Result<>)>;
+  void reopen(const std::string& disk, DiskSource source, Reopened reopened);
+  // What status() and lun_of() say of the device from now on.
+  void set_device(const std::string& disk, const std::string& device);
+  // Sends what was left undone, and calls `retried` on the I/O thread once it has all come back:
+  // with an error when that is not so in kRetrySeconds; `stopped`: a request failed again.
   using Retried = std::move_only_function<void(Result<>, bool stopped)>;
-  void retry(const std::string& disk, std::optional<DiskSource> source, Retried retried);
+  void retry(const std::string& disk, Retried retried);
 
   // Lets no more requests reach the devices, for good, and waits until what is there has come back.
   // An error names the first disk of which that is not so within `seconds`.
@@ -130,7 +137,6 @@ class VmDisks {
     std::string label;   // "image root.img", "LUN naa.…"
     std::string device;  // the path behind it now
     std::string wwn;     // of a LUN
-    UniqueFd file;       // the device has another one of the same
     UniqueFd mapping;    // the lock of a mapping file; none without one
     ClaimOptions claim;  // of a LUN
     IoThread* thread = nullptr;
@@ -141,7 +147,6 @@ class VmDisks {
     bool is_lun() const { return !wwn.empty(); }
   };
   const Open& find(const std::string& disk) const;
-  Open& find(const std::string& disk);
   Result<IoThread*> thread_for(const VmDefinition& definition, const DiskDefinition& disk,
                                const EngineDecorator& decorate);
   Result<IoThread*> thread_for_later(const DiskDefinition& disk, IoThread& spare);

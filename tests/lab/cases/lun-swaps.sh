@@ -3,7 +3,7 @@
 # by hand: a thousand swaps take half an hour
 # A guest writes and verifies on a LUN that is taken away, replaced by others at its place, moved to other places and names,
 # SWAPS times in the order of SEED. Not a byte of any other LUN changes.
-swaps=30 seed=1
+swaps=1000 seed=1
 RANDOM=$seed
 
 status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1], ""))' "$1"; }

@@ -7,13 +7,8 @@ modprobe -a dm_multipath dm_round_robin
 read -r first wwn < <(lio_lun data 16M)
 second=$(lio_path data second)
 third=$(lio_path data third) # the other host's
-number() { tr -d '\n' <"/sys/block/${1#/dev/}/dev"; }
-paths() { printf 'round-robin 0 1 1 %s 1 ' "$(number "$first")" "$(number "$second")"; }
-dmsetup create --noudevsync lab-pr --uuid "mpath-3${wwn#naa.}" --table \
-  "0 $(blockdev --getsz "$first") multipath 0 0 2 1 $(paths)"
+map=$(multipath_map lab-pr "$wwn" "$first" "$second")
 trap 'dmsetup remove --noudevsync --force lab-pr' EXIT
-map=/dev/dm-$(dmsetup info -c --noheadings -o minor lab-pr)
-wait_for 10 test -b "$map" || fail "no $map"
 plumb-pr-broker --socket /run/plumb-pr-broker.sock 2>"$logs/broker.log" &
 expect_line "$logs/broker.log" "serves" 30
 

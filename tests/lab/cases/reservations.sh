@@ -87,13 +87,8 @@ dd if=/dev/zero of="$device" bs=512 count=1 status=none
 blockdev --rereadpt "$device"
 
 # ---- dm-multipath: without multipathd, which would change nothing here ---------------------------------------------
-number() { tr -d '\n' <"/sys/block/${1#/dev/}/dev"; }
-paths() { printf 'round-robin 0 1 1 %s 1 ' "$(number "$device")" "$(number "$other")"; }
-dmsetup create --noudevsync lab-pr --uuid "mpath-3${wwn#naa.}" --table \
-  "0 $(blockdev --getsz "$device") multipath 0 0 2 1 $(paths)"
+disk=$(multipath_map lab-pr "$wwn" "$device" "$other")
 trap 'dmsetup remove --noudevsync --force lab-pr' EXIT
-disk=/dev/dm-$(dmsetup info -c --noheadings -o minor lab-pr)
-wait_for 10 test -b "$disk" || fail "no $disk"
 chgrp $nobody "$disk" && chmod 660 "$disk"
 
 same "multipath: one REGISTER" "$(vm out $register 0 0 c3)" good
@@ -103,9 +98,9 @@ full=$(vm in $full_status)
 same "multipath: READ FULL STATUS has it twice" "$(grep -o '00 00 00 00 00 00 00 c3' <<<"$full" | wc -l)" 2
 same "multipath: RESERVE type 5" "$(vm out $reserve 5 c3 0)" good
 check "multipath: writes pass" writes "$disk"
-dmsetup message lab-pr 0 fail_path "$(number "$device")"
+dmsetup message lab-pr 0 fail_path "$(device_number "$device")"
 check "multipath: and by the other path alone" writes "$disk"
-dmsetup message lab-pr 0 reinstate_path "$(number "$device")"
+dmsetup message lab-pr 0 reinstate_path "$(device_number "$device")"
 same "multipath: RELEASE" "$(vm out $release 5 c3 0)" good
 same "multipath: no reservation is left" "$(reserved "")" 0
 same "multipath: REGISTER with no key" "$(vm out $register 0 c3 0)" good
