@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -74,6 +75,13 @@ std::string read_attribute(const std::string& path) {
   const size_t last = text.find_last_not_of(" \t\r\n");
   text.resize(last == std::string::npos ? 0 : last + 1);
   return text;
+}
+
+uint64_t read_number_attribute(const std::string& path, uint64_t otherwise) {
+  const std::string text = read_attribute(path);
+  uint64_t value = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  return parsed.ec == std::errc() ? value : otherwise;
 }
 
 Result<> replace_file(const std::string& path, std::string_view content, unsigned mode) {

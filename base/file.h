@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,9 @@ Result<std::string> read_file(const std::string& path, size_t limit_bytes = 1U <
 // Like read_file, but "" when the file cannot be read, and without trailing white space: for
 // attributes in sysfs and procfs, which may vanish at any time.
 std::string read_attribute(const std::string& path);
+
+// The decimal number an attribute begins with; `otherwise` when there is none.
+uint64_t read_number_attribute(const std::string& path, uint64_t otherwise = 0);
 
 // Replaces `path` at once or not at all: temporary file, fsync, rename, fsync of the folder.
 Result<> replace_file(const std::string& path, std::string_view content, unsigned mode = 0600);

@@ -9,20 +9,12 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <charconv>
 
 #include "base/file.h"
 #include "blockdev/limits.h"
 
 namespace plumb {
 namespace {
-
-uint64_t number_attribute(const std::string& path, uint64_t otherwise) {
-  const std::string text = read_attribute(path);
-  uint64_t value = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  return text.empty() || parsed.ec != std::errc() ? otherwise : value;
-}
 
 // A partition has its queue in the folder of its whole device.
 std::string queue_folder(const FileFactsQuery& query, dev_t device) {
@@ -44,15 +36,15 @@ Result<> read_device(const FileFactsQuery& query, const struct stat& status, Blo
   const std::string queue = queue_folder(query, status.st_rdev);
   info.logical_block_size = static_cast<uint32_t>(logical);
   info.physical_block_size = physical;
-  info.optimal_io_size = static_cast<uint32_t>(number_attribute(queue + "optimal_io_size", 0));
+  info.optimal_io_size = static_cast<uint32_t>(read_number_attribute(queue + "optimal_io_size", 0));
   info.memory_alignment = static_cast<uint32_t>(
-      number_attribute(queue + "dma_alignment", info.logical_block_size - 1) + 1);
+      read_number_attribute(queue + "dma_alignment", info.logical_block_size - 1) + 1);
   // Unknown counts as volatile: a flush too many does no harm.
   info.volatile_cache = read_attribute(queue + "write_cache") != "write through";
   info.discard_granularity = static_cast<uint32_t>(
-      std::max<uint64_t>(number_attribute(queue + "discard_granularity", 0), logical));
+      std::max<uint64_t>(read_number_attribute(queue + "discard_granularity", 0), logical));
   info.max_discard_bytes =
-      std::min(number_attribute(queue + "discard_max_bytes", 0), kMaxRangeBytes);
+      std::min(read_number_attribute(queue + "discard_max_bytes", 0), kMaxRangeBytes);
   info.max_write_zeroes_bytes = kMaxRangeBytes;
   return {};
 }

@@ -57,7 +57,7 @@ Json find_disk(const Json& vm, const std::string& id) {
   return nullptr;
 }
 
-// Whether the last thing told of the disk is that it was taken from a guest that used it.
+// Whether the disk was taken from a guest that used it, which may have let go of it since.
 bool was_forced_off(const VmClient& vm, const std::string& id) {
   const Result<Json> events = vm.get("/vm/events");
   bool forced = false;
@@ -65,7 +65,7 @@ bool was_forced_off(const VmClient& vm, const std::string& id) {
   for (const Json& event : events.value()) {
     const std::string kind = event.value("kind", "");
     if (event.value("disk", "") != id || !kind.starts_with("disk-")) continue;
-    forced = kind == "disk-forced-off";
+    if (kind != "disk-detached") forced = kind == "disk-forced-off";
   }
   return forced;
 }

@@ -227,7 +227,7 @@ void GuestDisks::finish(Seat& seat) {
   if (seat.slot) ENSURE(vm_->unplug(*seat.slot).ok());
   config_.disks->remove(index_of(seat));
   const std::string id = seat.id;
-  const bool taken = seat.forced && seat.target;
+  const bool taken = seat.forced && seat.state != State::kGone;  // of kGone it was told before
   config_.events->add(taken ? "disk-forced-off" : "disk-detached", id,
                       taken
                           ? fmt::format("disk {} is taken from the guest, which still used it", id)

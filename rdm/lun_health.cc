@@ -1,21 +1,19 @@
 #include "rdm/lun_health.h"
 
 #include <fcntl.h>
-#include <scsi/sg.h>
-#include <sys/ioctl.h>
 
 #include <algorithm>
-#include <cerrno>
 
 #include "base/file.h"
 #include "rdm/lun_designators.h"
+#include "rdm/scsi_transport.h"
 
 namespace plumb {
 namespace {
 
 constexpr unsigned kTimeoutMs = 5000;
 constexpr size_t kPageBytes = 1024;
-constexpr unsigned char kInquiry = 0x12;
+constexpr uint8_t kInquiry = 0x12;
 constexpr uint8_t kNamesPage = 0x83;
 constexpr uint8_t kSerialPage = 0x80;
 
@@ -38,28 +36,18 @@ bool runs(const LunPath& path) { return path.state == "running" || path.state ==
 }  // namespace
 
 Result<std::vector<std::byte>> inquire_page(const std::string& device, uint8_t code) {
-  const UniqueFd fd = TRY(open_file("LUN", device, O_RDONLY | O_NONBLOCK));
+  SgTransport lun(TRY(open_file("LUN", device, O_RDONLY | O_NONBLOCK)));
   std::vector<std::byte> page(kPageBytes);
-  unsigned char cdb[6] = {kInquiry, 1, code, kPageBytes >> 8U, kPageBytes & 0xffU, 0};
-  unsigned char sense[32];
-  sg_io_hdr header{};
-  header.interface_id = 'S';
-  header.dxfer_direction = SG_DXFER_FROM_DEV;
-  header.cmd_len = sizeof(cdb);
-  header.cmdp = cdb;
-  header.mx_sb_len = sizeof(sense);
-  header.sbp = sense;
-  header.dxfer_len = static_cast<unsigned>(page.size());
-  header.dxferp = page.data();
-  header.timeout = kTimeoutMs;
-  if (::ioctl(fd.get(), SG_IO, &header) != 0) {
-    return os_error(errno, "{} does not tell its identity", device);
+  const uint8_t cdb[6] = {kInquiry, 1, code, kPageBytes >> 8U, kPageBytes & 0xffU, 0};
+  LunCommand command{.cdb = cdb, .direction = CdbData::kIn, .data = page, .timeout_ms = kTimeoutMs};
+  if (const int error = lun.send(command); error != 0) {
+    return os_error(error, "{} does not tell its identity", device);
   }
-  if (header.status != 0 || header.host_status != 0) {
-    return failed("{} does not tell its identity: SCSI status {:#x}, host status {:#x}", device,
-                  header.status, header.host_status);
+  if (command.status != ScsiStatus::kGood) {
+    return failed("{} does not tell its identity: SCSI status {:#x}", device,
+                  static_cast<unsigned>(command.status));
   }
-  page.resize(page.size() - static_cast<size_t>(std::clamp<long>(header.resid, 0, kPageBytes)));
+  page.resize(command.moved_bytes);
   return page;
 }
 

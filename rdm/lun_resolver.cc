@@ -15,13 +15,6 @@
 namespace plumb {
 namespace {
 
-uint64_t number_attribute(const std::string& path) {
-  const std::string text = read_attribute(path);
-  uint64_t number = 0;
-  std::from_chars(text.data(), text.data() + text.size(), number);
-  return number;
-}
-
 std::vector<std::string> entries(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code error;
@@ -84,14 +77,14 @@ Lun describe(const std::string& block, const std::string& name, LunId id,
              Lun::Transport transport) {
   Lun lun{.id = std::move(id), .transport = transport, .name = name};
   lun.number = device_number(block).value_or(0);
-  lun.size_bytes = number_attribute(block + "/size") * 512;
+  lun.size_bytes = read_number_attribute(block + "/size") * 512;
   lun.logical_block_size =
-      static_cast<uint32_t>(number_attribute(block + "/queue/logical_block_size"));
+      static_cast<uint32_t>(read_number_attribute(block + "/queue/logical_block_size"));
   lun.physical_block_size =
-      static_cast<uint32_t>(number_attribute(block + "/queue/physical_block_size"));
+      static_cast<uint32_t>(read_number_attribute(block + "/queue/physical_block_size"));
   lun.write_cache = read_attribute(block + "/queue/write_cache");
-  lun.fua = number_attribute(block + "/queue/fua") != 0;
-  lun.read_only = number_attribute(block + "/ro") != 0;
+  lun.fua = read_number_attribute(block + "/queue/fua") != 0;
+  lun.read_only = read_number_attribute(block + "/ro") != 0;
   return lun;
 }
 

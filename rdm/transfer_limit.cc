@@ -1,24 +1,12 @@
 #include "rdm/transfer_limit.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/aligned_memory.h"
 #include "base/file.h"
 #include "blockdev/limits.h"
 
 namespace plumb {
-namespace {
-
-uint64_t number_in(const std::string& path) {
-  const std::string text = read_attribute(path);
-  uint64_t number = 0;
-  std::from_chars(text.data(), text.data() + text.size(), number);
-  return number;
-}
-
-}  // namespace
-
 Result<uint64_t> transfer_limit(const Lun& lun, const SystemRoots& roots) {
   if (lun.transport == Lun::Transport::kNvme) {
     return failed("LUN {} is an NVMe namespace, which takes no SCSI commands", lun.id.text());
@@ -32,8 +20,8 @@ Result<uint64_t> transfer_limit(const Lun& lun, const SystemRoots& roots) {
       return failed("LUN {} is not a SCSI disk ({}), and takes no SCSI commands", lun.id.text(),
                     path.name);
     }
-    most = std::min(most, number_in(block + "/queue/max_hw_sectors_kb") << 10U);
-    most = std::min(most, number_in(block + "/queue/max_segments") * kPageBytes);
+    most = std::min(most, read_number_attribute(block + "/queue/max_hw_sectors_kb") << 10U);
+    most = std::min(most, read_number_attribute(block + "/queue/max_segments") * kPageBytes);
   }
   most = most / kPageBytes * kPageBytes;
   if (most < kPageBytes) {

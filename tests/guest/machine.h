@@ -11,6 +11,15 @@ inline void out16(uint16_t port, uint16_t value) {
   asm volatile("outw %0, %1" : : "a"(value), "Nd"(port));
 }
 
+inline void out32(uint16_t port, uint32_t value) {
+  asm volatile("outl %0, %1" : : "a"(value), "Nd"(port));
+}
+inline uint32_t in32(uint16_t port) {
+  uint32_t value = 0;
+  asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+  return value;
+}
+
 template <typename T>
 T read_register(uintptr_t address) {
   return *reinterpret_cast<volatile T*>(address);

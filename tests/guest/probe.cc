@@ -8,6 +8,7 @@
 //   stay             … and do not power off afterwards
 //   fault            triple fault
 //   spin             loop for ever
+//   eject            let go at once of each PCI slot that is asked for, for ever
 //   flood            print for ever
 //
 // Every run that succeeds ends with "PROBE OK".
@@ -206,11 +207,22 @@ void measure(DiskDriver& disk, RequestType type, const char* command_line) {
   report("END", ended);
 }
 
+// The registers of plumb's PCI hotplug (vmm/acpi/pci_hotplug.h), which has one bit for a slot.
+[[noreturn]] void eject_what_is_asked_for() {
+  constexpr uint16_t kAsked = 0x684;
+  constexpr uint16_t kEject = 0x688;
+  print("ejecting\n");
+  while (true) {
+    if (const uint32_t slots = in32(kAsked); slots != 0) out32(kEject, slots);
+  }
+}
+
 void misbehave(const char* command_line) {
   if (has_word(command_line, "spin")) {
     print("spinning\n");
     while (true) pause_cpu();
   }
+  if (has_word(command_line, "eject")) eject_what_is_asked_for();
   while (has_word(command_line, "flood")) print("flood flood flood flood flood flood flood\n");
   if (has_word(command_line, "fault")) {
     print("faulting\n");

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Disks attached to and detached from running VMs. The probe guest neither ejects slots nor has a
-driver for SCSI: what a guest does with the disks is the lab case hot-add."""
+"""Disks attached to and detached from running VMs. The probe guest has no driver for SCSI, and of
+ACPI it knows the ejecting of slots: what a guest does with the disks is the lab case hot-add."""
 import array
 import json
 import os
@@ -21,7 +21,8 @@ class HotAddTest(PlumbTest):
     def start_vm(self, command="spin", *more, name="a"):
         process = self.start("run", "--name", name, "--memory", "32M", "--kernel", PROBE,
                              "--cmdline", command, *more)
-        self.wait_for_line(process, "spinning" if command == "spin" else "BEGIN")
+        first = {"spin": "spinning", "eject": "ejecting"}.get(command, "BEGIN")
+        self.wait_for_line(process, first)
         return process
 
     def attach(self, disk, *more, vm="a"):
@@ -146,6 +147,19 @@ class DetachTest(HotAddTest):
         # What is left of the disk: nothing to grow, and nothing more to detach.
         self.assert_refused(self.plumb("disk", "resize", "a", "data", "2M"), 11, "is being detached")
         self.succeeds(self.detach("data", "--timeout", "0"), 3)
+
+    def test_a_guest_that_ejects_is_asked_first_and_by_force_the_disk_does_not_wait_for_it(self):
+        path = self.small_image("disk.img")
+        self.start_vm("eject")
+        self.succeeds(self.attach("asked", "--image", path))
+        self.succeeds(self.detach("asked"))
+        self.assertNotIn("disk-forced-off", [kind for kind, _ in self.events()])
+        # What was taken stays taken, however soon the guest lets go of what is left.
+        for number in range(5):
+            disk = f"taken{number}"
+            self.succeeds(self.attach(disk, "--image", path))
+            self.succeeds(self.detach(disk, "--timeout", "0", "--force"), 3)
+            self.assertIn(("disk-forced-off", disk), self.events())
 
     def test_a_guest_under_way_gets_errors_from_that_disk_when_it_is_forced_off(self):
         path = self.image("disk.img", 8 * MIB)
