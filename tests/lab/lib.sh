@@ -44,6 +44,20 @@ expect_line() {
   grep -aE -m 1 -- "$2" "$1" | tr -d '\r'
 }
 
+# ---- the only VM of a case ------------------------------------------------------------------------------------------
+
+# vm_status KEY: a text of what `plumb ps` tells of it; nothing when it has none.
+vm_status() {
+  local vms
+  vms=$(plumb ps --json)
+  [[ ! $vms =~ .*\"$1\":\"([^\"]*)\" ]] || echo "${BASH_REMATCH[1]}"
+}
+vm_paused() { [ "$(vm_status state)" = paused ]; }
+vm_runs() { [ "$(vm_status state)" = running ]; }
+
+# vm_says PATTERN: why it is paused, if that matches the extended PATTERN.
+vm_says() { vm_status pause_reason | grep -E "$1"; }
+
 # ---- LUNs ----------------------------------------------------------------------------------------------------------
 
 # lio_lun NAME SIZE [ID]: makes a LUN through LIO, prints "DEVICE WWN". ID is a naa.6001405… or a serial whose hex digits

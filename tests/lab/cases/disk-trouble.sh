@@ -40,11 +40,6 @@ start_guest trouble --memory 768M --kernel "$(guest_elf)" --initrd "$initrd" --c
   --lun "$moved,id=moved" \
   --lun "$gone,id=gone"
 
-status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1]))' "$1"; }
-paused() { [ "$(status state)" = paused ]; }
-runs() { [ "$(status state)" = running ]; }
-says() { status pause_reason | grep -E "$1"; }
-
 expect_line "$logs/trouble.console" "READY" 100
 check "an image grows" plumb disk resize trouble image 16M
 expect_line "$logs/trouble.console" "GREW image 32768" 60
@@ -58,13 +53,13 @@ identity() {
   echo change >"/sys/block/${growing_device#/dev/}/uevent"
 }
 identity 0
-check "the VM pauses when its LUN has become another" wait_for 60 paused
-check "it says which" wait_for 10 says "^disk lun \($growing\): what answers at $growing_device is naa\.3"
+check "the VM pauses when its LUN has become another" wait_for 60 vm_paused
+check "it says which" wait_for 10 vm_says "^disk lun \($growing\): what answers at $growing_device is naa\.3"
 identity 1
-check "it goes on when its LUN is back" wait_for 60 runs
+check "it goes on when its LUN is back" wait_for 60 vm_runs
 
-check "the VM pauses when its disk is full" wait_for 60 paused
-check "it says which disk and why" grep -E '^disk full \(image .*full.img\): write of [0-9]+ bytes at [0-9]+ failed: No space left on device; the VM is paused' <(status pause_reason)
+check "the VM pauses when its disk is full" wait_for 60 vm_paused
+check "it says which disk and why" grep -E '^disk full \(image .*full.img\): write of [0-9]+ bytes at [0-9]+ failed: No space left on device; the VM is paused' <(vm_status pause_reason)
 rm "$work/small/filler"
 check "it goes on when there is room" plumb resume trouble
 expect_line "$logs/trouble.console" "WROTE full" 100
@@ -72,18 +67,18 @@ expect_line "$logs/trouble.console" "WROTE full" 100
 # Away, another in its place, and back as another device.
 port=$(lio_port moved)
 lio_take "$port"
-check "the VM pauses without its LUN" wait_for 60 paused
-check "it says which" wait_for 10 says "^disk moved \($moved\): LUN $moved is not on this host"
+check "the VM pauses without its LUN" wait_for 60 vm_paused
+check "it says which" wait_for 10 vm_says "^disk moved \($moved\): LUN $moved is not on this host"
 device=$(lio_put "$port" other)
-check "it does not take another" wait_for 10 says "^disk moved \($moved\): $other is at its place now, as $device"
+check "it does not take another" wait_for 10 vm_says "^disk moved \($moved\): $other is at its place now, as $device"
 check "plumb resume" plumb resume trouble
-check "does not change that" wait_for 10 says "$other is at its place now"
+check "does not change that" wait_for 10 vm_says "$other is at its place now"
 # Its name is taken by then.
 lio_path other second >/dev/null
 lio_take "$port"
 device=$(lio_put "$port" moved)
 [ "$device" != "$moved_device" ] || fail "the device is the same"
-check "it goes on when its LUN is back" wait_for 60 runs
+check "it goes on when its LUN is back" wait_for 60 vm_runs
 check "the guest goes on" plumb disk resize trouble image 32M
 expect_line "$logs/trouble.console" "WROTE moved" 60
 check "on its LUN" grep -q "by its WWN" "$work/moved.lun"
@@ -91,8 +86,8 @@ same "and never on the other" "$(tr -d '\0' <"$work/other.lun" | wc -c)" 0
 
 expect_line "$logs/trouble.console" "NOW gone" 10
 lio_state "$gone_device" offline
-check "the VM pauses when its LUN has no path" wait_for 60 paused
-check "it says which LUN" wait_for 10 says "^disk gone \($gone\): none of its 1 paths is up"
+check "the VM pauses when its LUN has no path" wait_for 60 vm_paused
+check "it says which LUN" wait_for 10 vm_says "^disk gone \($gone\): none of its 1 paths is up"
 # Its map queues: the kernel has requests that do not come back.
 plumb stop --timeout 1 trouble 2>"$logs/stop.errors" || status=$?
 same "a VM that cannot power off is killed" "$status" 3

@@ -1,16 +1,12 @@
 # shellcheck shell=bash
 # limit: 7200
-# by hand: a thousand swaps take half an hour
+# by hand: a thousand swaps take an hour
 # A guest writes and verifies on a LUN that is taken away, replaced by others at its place, moved to other places and names,
 # SWAPS times in the order of SEED. Not a byte of any other LUN changes.
 swaps=1000 seed=1
 RANDOM=$seed
 
-status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1], ""))' "$1"; }
-paused() { [ "$(status state)" = paused ]; }
-runs() { [ "$(status state)" = running ]; }
-says() { status pause_reason | grep -qE "$1"; }
-must() { "$@" || fail "swap $i: $*; the VM is $(status state): $(status pause_reason)"; }
+must() { "$@" >/dev/null || fail "swap $i: $*; the VM is $(vm_status state): $(vm_status pause_reason)"; }
 
 read -r _ wwn < <(lio_lun ours 64M)
 declare -A wwn_of
@@ -45,27 +41,27 @@ for ((i = 1; i <= swaps; i++)); do
   other=second
   [ $((RANDOM % 2)) = 0 ] || other=third
   lio_take "${place[ours]}"
-  must wait_for 60 paused
+  must wait_for 60 vm_paused
   case $((RANDOM % 4)) in
     0) ;;  # it comes back at once
     1)     # another is there meanwhile
       lio_put "${place[ours]}" "$other" >/dev/null
-      must wait_for 30 says "${wwn_of[$other]} is at its place now"
-      must paused
+      must wait_for 30 vm_says "${wwn_of[$other]} is at its place now"
+      must vm_paused
       lio_take "${place[ours]}"
       ;;
     2) # it and another change places
       lio_take "${place[first]}"
       lio_put "${place[ours]}" first >/dev/null
-      must wait_for 30 says "${wwn_of[first]} is at its place now"
+      must wait_for 30 vm_says "${wwn_of[first]} is at its place now"
       read -r 'place[ours]' 'place[first]' <<<"${place[first]} ${place[ours]}"
       ;;
     3) # it stays away for a while
-      must wait_for 30 says "$wwn is not on this host"
+      must wait_for 30 vm_says "$wwn is not on this host"
       ;;
   esac
   lio_put "${place[ours]}" ours >/dev/null
-  must wait_for 60 runs
+  must wait_for 60 vm_runs
   [ $((i % 50)) != 0 ] || echo "$i swaps"
 done
 same "the other LUNs are as they were" "$(sums)" "$before"

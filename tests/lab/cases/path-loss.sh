@@ -6,10 +6,6 @@
 # error at any time.
 flaps=200 losses=20
 
-status() { plumb ps --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0].get(sys.argv[1], ""))' "$1"; }
-paused() { [ "$(status state)" = paused ]; }
-runs() { [ "$(status state)" = running ]; }
-says() { status pause_reason | grep -E "$1"; }
 failed_paths() { dmsetup status lab-paths | grep -qE "(A|F) 0 2.*$1 F "; }
 goes_on() { grep -ca "^ROUND $1" "$logs/paths.console"; }
 
@@ -67,7 +63,7 @@ flap_one_path() {
     wait_for 60 failed_paths "$(device_number "$path")" || fail "the map does not miss $path: $(dmsetup status lab-paths)"
     up "$path"
   done
-  same "after $1 failures of one path the VM is" "$(status state)" running
+  same "after $1 failures of one path the VM is" "$(vm_status state)" running
 }
 
 lose_both_paths() {
@@ -75,11 +71,11 @@ lose_both_paths() {
   for ((i = 0; i < $1; i++)); do
     down "$first"
     down "$second"
-    wait_for 60 paused || fail "loss $i: the VM is not paused"
-    wait_for 10 says "^disk double \($wwn\): none of its 2 paths is up" || fail "loss $i: it says: $(status pause_reason)"
+    wait_for 60 vm_paused || fail "loss $i: the VM is not paused"
+    wait_for 10 vm_says "^disk double \($wwn\): none of its 2 paths is up" || fail "loss $i: it says: $(vm_status pause_reason)"
     up "$second"
     [ $((i % 2)) = 0 ] || up "$first"
-    wait_for 60 runs || fail "loss $i: the VM does not go on: $(status pause_reason)"
+    wait_for 60 vm_runs || fail "loss $i: the VM does not go on: $(vm_status pause_reason)"
     [ $((i % 2)) != 0 ] || up "$first"
   done
   echo "ok: $1 times without a path, paused and back"
@@ -101,17 +97,17 @@ lose_both_paths $losses
 another_round
 
 lio_take "$port"
-check "the VM pauses without the single LUN" wait_for 60 paused
-check "it says so" wait_for 10 says "^disk single \($single\): LUN $single is not on this host"
+check "the VM pauses without the single LUN" wait_for 60 vm_paused
+check "it says so" wait_for 10 vm_says "^disk single \($single\): LUN $single is not on this host"
 device=$(lio_put "$port" other)
-check "another LUN at its place is named" wait_for 10 says "^disk single \($single\): $other is at its place now, as $device"
-check "and the VM is still paused" paused
+check "another LUN at its place is named" wait_for 10 vm_says "^disk single \($single\): $other is at its place now, as $device"
+check "and the VM is still paused" vm_paused
 check "plumb resume" plumb resume paths
-check "changes nothing" wait_for 10 says "$other is at its place now"
+check "changes nothing" wait_for 10 vm_says "$other is at its place now"
 lio_take "$port"
 same "nothing was written to the other LUN" "$(sha256sum <"$work/other.lun")" "$before"
 device=$(lio_put "$port" single)
-check "it goes on when its LUN is back" wait_for 60 runs
+check "it goes on when its LUN is back" wait_for 60 vm_runs
 another_round
 check "events" grep -E "disk single .* is there again, as $device" "$logs/paths.errors"
 

@@ -23,6 +23,15 @@ verdicts() {
     test != "" && /FAILED$/ {print test, "failed"; test = ""}' | sort
 }
 
+# reasons FILE: what the suite says of each test that it skips, and the tests.
+reasons() {
+  tr -d '\r' <"$1" | awk '
+    /^Suite: / {suite = $2}
+    /^ *Test: / {test = suite "." $2; told = 0}
+    /\[SKIPPED\]/ && !told {sub(/.*\[SKIPPED\] */, ""); tests[$0] = tests[$0] " " test; told = 1}
+    END {for (reason in tests) print reason ":" tests[reason]}' | sort
+}
+
 suite="iscsi-test-cu -v -d -t SCSI"
 for mode in virtual physical; do
   guest_programs $mode iscsi-test-cu
@@ -42,6 +51,9 @@ verdicts "$logs/host.console" >"$work/host.verdicts"
 for side in virtual physical host; do
   echo "$side: $(awk '{count[$2]++} END {for (verdict in count) print count[verdict], verdict}' "$work/$side.verdicts" | xargs)"
 done
+
+echo "skipped in virtual mode:"
+reasons "$logs/virtual.console"
 
 echo "host and physical mode:"
 diff "$work/host.verdicts" "$work/physical.verdicts" || true
