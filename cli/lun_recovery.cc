@@ -22,6 +22,12 @@ bool may_be_the_path(int error) {
          error == ETIMEDOUT || error == EAGAIN;
 }
 
+uint64_t ended_requests(const DiskStats& stats) {
+  uint64_t ended = 0;
+  for (const DiskOpStats& op : stats.ops) ended += op.requests;
+  return ended;
+}
+
 }  // namespace
 
 LunRecovery::LunRecovery(boost::asio::io_context& context, Config config)
@@ -29,7 +35,8 @@ LunRecovery::LunRecovery(boost::asio::io_context& context, Config config)
       disks_(*config.disks),
       config_(std::move(config)),
       keeper_(context, config_.keeper.release()),
-      timer_(context) {
+      timer_(context),
+      progress_timer_(context) {
   for (size_t i = 0; i < disks_.count(); ++i) {
     if (!disks_.wwn_of(i).empty()) keep(disks_.definition_of(i).id);
   }
@@ -39,6 +46,7 @@ LunRecovery::LunRecovery(boost::asio::io_context& context, Config config)
 void LunRecovery::keep(const std::string& disk) {
   luns_[disk];
   watch(disk);
+  watch_progress();
 }
 
 void LunRecovery::forget(const std::string& disk) {
@@ -58,6 +66,20 @@ void LunRecovery::watch(const std::string& disk) {
         .shared = lun.claim.shared,
         .discard = lun.discard},
        {&fd, 1});
+}
+
+void LunRecovery::watch_progress() {
+  progress_timer_.expires_after(config_.stuck_after);
+  progress_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error || luns_.empty()) return;
+    for (auto& [disk, lun] : luns_) {
+      const DiskStats& stats = disks_.stats_of(disk);
+      const uint64_t before = std::exchange(lun.ended, ended_requests(stats));
+      if (lun.phase != Phase::kWell || stats.in_flight == 0 || lun.ended != before) continue;
+      ask(disk, lun);
+    }
+    watch_progress();
+  });
 }
 
 void LunRecovery::send(const KeeperRequest& request, std::span<const int> fds) {
@@ -100,6 +122,7 @@ void LunRecovery::on_report(KeeperReport report) {
   switch (report.about) {
     case KeeperReport::About::kLook:
       lun.asked = false;
+      if (lun.phase == Phase::kWell) return on_news(at->first, lun, report.finding);
       if (lun.phase == Phase::kLooking) on_answer(at->first, lun, std::move(report.finding));
       return;
     case KeeperReport::About::kNews:
@@ -136,7 +159,7 @@ void LunRecovery::on_answer(const std::string& disk, LunDisk& lun, LunFinding fi
   }
 }
 
-// Nobody has asked: the kernel has told the keeper of a change.
+// For a disk that was well: the kernel has told the keeper of a change, or requests did not end.
 void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFinding& finding) {
   if (finding.state == State::kWell || finding.state == State::kNew) {
     if (finding.grown) config_.grown(disk);
@@ -198,6 +221,10 @@ void LunRecovery::on_error(const std::string& disk, int error, bool stopped,
 
 void LunRecovery::look(const std::string& disk, LunDisk& lun) {
   set_tick();
+  ask(disk, lun);
+}
+
+void LunRecovery::ask(const std::string& disk, LunDisk& lun) {
   if (std::exchange(lun.asked, true)) return;
   send({.action = KeeperRequest::Action::kLook, .disk = disk});
 }

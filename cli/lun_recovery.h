@@ -7,7 +7,6 @@
 //   opening   the LUN has come back as another device, and its disk takes that
 //   retrying  the LUN is well again: its disk sends what was left undone
 //   left      the LUN is well, and yet requests fail, or what failed was its own answer (no space,
-//   a
 //             medium error): only retry_now() tries again
 #pragma once
 
@@ -37,6 +36,9 @@ class LunRecovery {
     std::function<void(const std::string& disk)> grown;  // a LUN has
     std::function<void()> trouble_changed;  // trouble() has begun, ended, or reads otherwise
     std::chrono::milliseconds look_every{1000};
+    // Requests of which none has ended for so long have the keeper look: a kernel that waits for a
+    // path may tell nobody.
+    std::chrono::milliseconds stuck_after{5000};
   };
   // Keeps all the LUNs of `config.disks`, which outlives this.
   LunRecovery(boost::asio::io_context& context, Config config);
@@ -70,11 +72,13 @@ class LunRecovery {
     bool reporting = false;  // path-timeout has passed: errors reach the guest
     bool moved = false;      // it has come back as another device
     unsigned fruitless = 0;  // retries in a row
+    uint64_t ended = 0;      // requests, when watch_progress() was last there
     LunFinding::State told = LunFinding::State::kWell;
     Clock::time_point since;  // when it began to stop the VM
   };
 
   void watch(const std::string& disk);
+  void watch_progress();
   void send(const KeeperRequest& request, std::span<const int> fds = {});
   void receive();
   void keeper_ended(const std::string& why);
@@ -83,6 +87,7 @@ class LunRecovery {
   void on_news(const std::string& disk, LunDisk& lun, const LunFinding& finding);
   void tell(const std::string& disk, LunDisk& lun, const LunFinding& finding);
   void stop_vm(const std::string& disk, LunDisk& lun, std::string reason);
+  void ask(const std::string& disk, LunDisk& lun);
   void look(const std::string& disk, LunDisk& lun);
   void reopen(const std::string& disk, LunDisk& lun, DiskSource source);
   void reopened(const std::string& disk, const std::string& error, const std::string& device);
@@ -98,6 +103,7 @@ class LunRecovery {
   Config config_;
   boost::asio::posix::stream_descriptor keeper_;
   boost::asio::steady_timer timer_;
+  boost::asio::steady_timer progress_timer_;
   bool ticking_ = false;
   std::map<std::string, LunDisk> luns_;
 };

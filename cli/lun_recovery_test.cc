@@ -100,7 +100,8 @@ class ScriptedKeeper {
 };
 
 struct Fixture {
-  explicit Fixture(const std::string& on_error = "pause", unsigned path_timeout_s = 0) {
+  explicit Fixture(const std::string& on_error = "pause", unsigned path_timeout_s = 0,
+                   std::chrono::milliseconds stuck_after = std::chrono::hours(1)) {
     definition.disks.push_back(
         {.id = "data", .lun = kWwn, .on_error = on_error, .path_timeout_s = path_timeout_s});
     std::vector<DiskSource> sources;
@@ -127,7 +128,8 @@ struct Fixture {
                                             const std::string&) { events.push_back(kind); },
                             .grown = [](const std::string&) {},
                             .trouble_changed = [] {},
-                            .look_every = std::chrono::milliseconds(1)});
+                            .look_every = std::chrono::milliseconds(1),
+                            .stuck_after = stuck_after});
     client = std::make_unique<BlockClient<Disk>>(disks->at(0), disks->at(0).thread());
     buffer.fill_pattern(3);
     request.op = BlockOp::kWrite;
@@ -177,6 +179,24 @@ TEST_CASE(
   CHECK(fixture.request.error == 0);
   CHECK(fixture.keeper.looks == 4);
   CHECK(fixture.events == std::vector<std::string>{"lun-lost", "lun-lost", "lun-lost", "lun-back"});
+}
+
+TEST_CASE("requests that wait in the kernel for a path have the LUN looked at, and pause the VM") {
+  Fixture fixture("pause", 0, std::chrono::milliseconds(1));
+  fixture.keeper.script = {State::kWell, State::kWell, State::kLost};
+  fixture.log.keep_back(true);
+  fixture.client->submit(fixture.request);
+  fixture.until([&] { return !fixture.recovery->trouble().empty(); });
+  CHECK(fixture.keeper.looks == 3);
+  CHECK(fixture.events == std::vector<std::string>{"lun-lost"});
+  CHECK_FALSE(fixture.ended());
+  fixture.log.keep_back(false);
+  fixture.keeper.script = {State::kWell};
+  fixture.until([&] { return fixture.recovery->trouble().empty(); });
+  CHECK(fixture.ended());
+  CHECK(fixture.request.error == 0);
+  CHECK(fixture.log.take().size() == 1);
+  CHECK(fixture.events == std::vector<std::string>{"lun-lost", "lun-back"});
 }
 
 TEST_CASE("nothing reaches a LUN in whose place another one is") {

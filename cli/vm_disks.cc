@@ -278,6 +278,10 @@ VmDisks::LunView VmDisks::lun_of(const std::string& disk) const {
           .path_timeout_s = open.definition.path_timeout_s};
 }
 
+const DiskStats& VmDisks::stats_of(const std::string& disk) const {
+  return find(disk).disk->stats();
+}
+
 int VmDisks::fd_of(const std::string& disk) const {
   const Open& open = find(disk);
   int fd = -1;

@@ -102,6 +102,7 @@ class VmDisks {
   LunView lun_of(const std::string& disk) const;
   // Its descriptor, which stays the disk's: the same until reopen().
   int fd_of(const std::string& disk) const;
+  const DiskStats& stats_of(const std::string& disk) const;
   // Lets nothing of the disk reach its LUN until retry().
   void stop(const std::string& disk);
   // Whether errors of the disk pause the VM from now on; without, what it keeps ends in errors.

@@ -73,6 +73,32 @@ std::optional<std::pair<LunId, Lun::Transport>> identity(const std::string& bloc
                    nvme.empty() ? Lun::Transport::kScsi : Lun::Transport::kNvme);
 }
 
+// Native NVMe multipath hides the paths of nvme0n1, which are nvme0c0n1, nvme0c1n1, ….
+bool is_path_of(const std::string& path, const std::string& head) {
+  const size_t controller = path.find('c');
+  if (controller == std::string::npos) return false;
+  const size_t number = path.find('n', controller);
+  return number != std::string::npos && path.substr(0, controller) + path.substr(number) == head;
+}
+
+// Of a path that the array allows: its controller's state. Otherwise the array's word for it.
+std::string nvme_path_state(const std::string& block) {
+  const std::string access = read_attribute(block + "/ana_state");
+  const bool allowed = access.empty() || access == "optimized" || access == "non-optimized";
+  return allowed ? read_attribute(block + "/device/state") : access;
+}
+
+// Of a LUN that is no multipath map; `devices` are all block devices.
+std::vector<LunPath> paths_of(const std::string& blocks, const std::string& name,
+                              const std::vector<std::string>& devices) {
+  std::vector<LunPath> paths;
+  for (const std::string& device : devices) {
+    if (is_path_of(device, name)) paths.push_back({device, nvme_path_state(blocks + device)});
+  }
+  if (paths.empty()) paths.push_back({name, read_attribute(blocks + name + "/device/state")});
+  return paths;
+}
+
 Lun describe(const std::string& block, const std::string& name, LunId id,
              Lun::Transport transport) {
   Lun lun{.id = std::move(id), .transport = transport, .name = name};
@@ -106,7 +132,8 @@ std::vector<Lun> LunResolver::list() const {
   const std::string blocks = roots_.sys + "/block/";
   std::vector<Lun> luns;
   std::vector<std::string> joined;  // paths that belong to a multipath map
-  for (const std::string& name : entries(blocks)) {
+  const std::vector<std::string> devices = entries(blocks);
+  for (const std::string& name : devices) {
     const std::string block = blocks + name;
     if (read_attribute(block + "/hidden") == "1") continue;  // a path below an NVMe head
     auto found = identity(block);
@@ -120,7 +147,7 @@ std::vector<Lun> LunResolver::list() const {
         about = blocks + path;
       }
     } else {
-      lun.paths.push_back({name, read_attribute(block + "/device/state")});
+      lun.paths = paths_of(blocks, name, devices);
     }
     lun.vendor = read_attribute(about + "/device/vendor");
     lun.model = read_attribute(about + "/device/model");

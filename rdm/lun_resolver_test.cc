@@ -85,16 +85,39 @@ TEST_CASE("a third device with the WWN beside a multipath map is a duplicate") {
   CHECK_FALSE(LunResolver(sysfs.roots()).resolve(id_of(kWwn)).ok());
 }
 
-TEST_CASE("NVMe namespaces are LUNs, their hidden paths are not") {
+TEST_CASE("an NVMe namespace with one controller is a LUN with one path") {
   FakeSysfs sysfs;
   sysfs.add_disk("nvme0n1", "259:0");
   sysfs.write("sys/block/nvme0n1/wwid", "eui.0025385a71b00001\n");
-  sysfs.add_disk("nvme0c0n1", "0:0");
-  sysfs.write("sys/block/nvme0c0n1/wwid", "eui.0025385a71b00001\n");
-  sysfs.write("sys/block/nvme0c0n1/hidden", "1\n");
+  sysfs.write("sys/block/nvme0n1/device/state", "live\n");
   const Lun lun = LunResolver(sysfs.roots()).resolve(id_of("eui.0025385a71b00001")).value();
   CHECK(lun.name == "nvme0n1");
   CHECK(lun.transport == Lun::Transport::kNvme);
+  REQUIRE(lun.paths.size() == 1);
+  CHECK(lun.paths[0].name == "nvme0n1");
+  CHECK(lun.paths[0].state == "live");
+}
+
+TEST_CASE("the hidden paths of an NVMe namespace are its paths, and no LUNs") {
+  FakeSysfs sysfs;
+  for (const char* name : {"nvme1n1", "nvme1c0n1", "nvme1c3n1", "nvme1c3n11", "nvme11c0n1"}) {
+    const std::string block = "sys/block/" + std::string(name);
+    const bool hidden = std::string(name).find('c') != std::string::npos;
+    sysfs.add_disk(name, hidden ? "0:0" : "259:0");
+    sysfs.write(block + "/wwid", "eui.0025385a71b00001\n");
+    sysfs.write(block + "/hidden", hidden ? "1\n" : "0\n");
+    if (hidden) sysfs.write(block + "/device/state", "live\n");
+  }
+  sysfs.write("sys/block/nvme1c0n1/ana_state", "optimized\n");
+  sysfs.write("sys/block/nvme1c3n1/ana_state", "inaccessible\n");
+  const std::vector<Lun> luns = LunResolver(sysfs.roots()).list();
+  REQUIRE(luns.size() == 1);
+  CHECK(luns[0].name == "nvme1n1");
+  REQUIRE(luns[0].paths.size() == 2);
+  CHECK(luns[0].paths[0].name == "nvme1c0n1");
+  CHECK(luns[0].paths[0].state == "live");
+  CHECK(luns[0].paths[1].name == "nvme1c3n1");
+  CHECK(luns[0].paths[1].state == "inaccessible");
 }
 
 TEST_CASE("disks without an identity and strange attributes are no LUNs") {

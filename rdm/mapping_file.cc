@@ -348,6 +348,11 @@ Result<MappingFile> make_mapping(const Lun& lun, const MappingOptions& options) 
         "--allow-weak-identity if it is the right one",
         lun.id.text());
   }
+  if (options.mode == MappingMode::kPhysical && lun.transport == Lun::Transport::kNvme) {
+    return failed(
+        "LUN {} is an NVMe namespace, which takes no SCSI commands; map it in virtual mode",
+        lun.id.text());
+  }
   if (lun.size_bytes == 0) return failed("LUN {} has no medium", lun.id.text());
   MappingFile mapping{.uuid = "", .mode = options.mode, .wwid = lun.id};
   mapping.uuid = TRY(random_uuid());

@@ -276,6 +276,14 @@ TEST_CASE("a LUN without a medium, or with a weak identity, is not mapped unless
   CHECK(make_mapping(weak, {.allow_weak_identity = true}).value().allow_weak_identity);
 }
 
+TEST_CASE("an NVMe namespace is mapped in virtual mode only") {
+  Lun nvme = lun();
+  nvme.transport = Lun::Transport::kNvme;
+  CHECK(make_mapping(nvme, {}).ok());
+  CHECK_THAT(make_mapping(nvme, {.mode = MappingMode::kPhysical}).error().message,
+             Catch::Contains("takes no SCSI commands; map it in virtual mode"));
+}
+
 TEST_CASE("a LUN that is not what was mapped is told apart, each difference by itself") {
   const MappingFile mapping = make_mapping(lun(), {}).value();
   CHECK(differences(mapping, lun()).empty());

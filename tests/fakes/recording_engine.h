@@ -2,6 +2,7 @@
 // end short, or wait. Its methods for the test may be called from any thread.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -40,6 +41,11 @@ class EngineLog {
     faults_.insert(faults_.end(), times, fault);
   }
 
+  // Whether operations wait, as at a device without a path. Those that do are done in the thread's
+  // first turn after the end of it.
+  void keep_back(bool waits) { keeps_back_ = waits; }
+  bool keeps_back() const { return keeps_back_; }
+
   void note(const IoOp& op) {
     uint64_t bytes = op.length;
     const bool transfer = op.kind == IoOpKind::kRead || op.kind == IoOpKind::kWrite;
@@ -70,6 +76,7 @@ class EngineLog {
   std::mutex mutex_;
   std::vector<Entry> entries_;
   std::deque<Fault> faults_;
+  std::atomic<bool> keeps_back_ = false;
 };
 
 class RecordingEngine final : public IoEngine {
@@ -91,6 +98,7 @@ class RecordingEngine final : public IoEngine {
 
   void submit(IoOp& op) override {
     log_.note(op);
+    if (log_.keeps_back()) return kept_.push(op);
     EngineLog::Fault fault{};
     if (!log_.take_fault(op.kind, fault)) {
       below_->submit(op);
@@ -101,6 +109,7 @@ class RecordingEngine final : public IoEngine {
     ended_.push(op);
   }
   void wait(int64_t until_ns, IoEvents& events) override {
+    while (!log_.keeps_back() && !kept_.empty()) below_->submit(*kept_.pop());
     below_->wait(ended_.empty() ? until_ns : kNoWait, events);
     events.completed.push_all(ended_);
   }
@@ -126,6 +135,7 @@ class RecordingEngine final : public IoEngine {
   std::unique_ptr<IoEngine> below_;
   EngineLog& log_;
   IoOpList ended_;
+  IoOpList kept_;
 };
 
 // An I/O thread whose engine reports to `log`, which outlives it.

@@ -26,6 +26,16 @@ check() {
 # same TEXT SEEN WANTED: fails unless the two are equal.
 same() { [ "$2" = "$3" ] || fail "$1: seen '$2', wanted '$3'"; echo "ok: $1: $2"; }
 
+# check_refused TEXT STATUS PATTERN COMMAND...: COMMAND must end with STATUS and say a line like the extended PATTERN.
+check_refused() {
+  local text=$1 want=$2 pattern=$3 status=0
+  shift 3
+  "$@" </dev/null >"$logs/refused" 2>&1 || status=$?
+  cat "$logs/refused"
+  same "$text: exit status" "$status" "$want"
+  check "$text: the reason" grep -qE -- "$pattern" "$logs/refused"
+}
+
 # ---- waiting -------------------------------------------------------------------------------------------------------
 
 # wait_for SECONDS COMMAND...: succeeds when COMMAND does, fails at the deadline.
@@ -224,6 +234,59 @@ guest_ends() {
   wait "$guest_pid" || status=$?
   [ "$status" = "$2" ] || cat "$logs/$1.errors"
   same "plumb's exit status for guest $1" "$status" "$2"
+}
+
+# start_verifier NAME OPTION...: starts a guest that writes and verifies, round after round, on each disk of the options, and
+# prints ROUND and the disk's id after each.
+start_verifier() {
+  local name=$1 initrd
+  shift
+  plumb image create "$work/stop.img" 1M
+  initrd=$(busybox_guest_initrd "$name" 6.1 fio <<'END'
+exec >/dev/hvc0 2>&1
+mkdir -p /dev/shm /etc
+mount -t tmpfs shm /dev/shm
+stopped() { [ "$(cat $stop/size)" != 2048 ]; }
+verify() {
+  round=0
+  until stopped; do
+    fio --name=$1 --filename=/dev/$2 --rw=randwrite --bsrange=4k-64k --size=2M --direct=1 --ioengine=libaio --iodepth=8 \
+      --verify=crc32c --verify_fatal=1 --eta=never --output=/$1.out || { echo "FIO $1 failed"; cat /$1.out; return; }
+    round=$((round + 1))
+    echo "ROUND $1 $round"
+  done
+  echo "ENDED $1"
+}
+for disk in /sys/block/vd*; do [ "$(cat $disk/serial)" != stop ] || stop=$disk; done
+for disk in /sys/block/vd*; do [ $disk = $stop ] || verify "$(cat $disk/serial)" ${disk##*/} & done
+wait
+echo "ERRORS $(dmesg | grep -c 'I/O error')"
+END
+)
+  start_guest "$name" --memory 768M --kernel "$(guest_elf 6.1)" --initrd "$initrd" --cmdline "$quiet_cmdline" --console virtio \
+    --disk "$work/stop.img,id=stop" "$@"
+}
+
+# another_round NAME ID...: waits until a round that has begun since now has ended on each of the disks.
+another_round() {
+  local name=$1 id before
+  shift
+  for id in "$@"; do
+    before=$(_rounds "$name" "$id")
+    check "the guest goes on with $id" wait_for 200 _more_rounds "$name" "$id" $((before + 1))
+  done
+}
+_rounds() { grep -ca "^ROUND $2 " "$logs/$1.console" || true; }
+_more_rounds() { [ "$(_rounds "$1" "$2")" -gt "$3" ]; }
+
+# verifier_ends NAME ID...: stops the guest, which must have seen no error and found all that it wrote.
+verifier_ends() {
+  local name=$1 id
+  shift
+  check "the guest is told to stop" plumb disk resize "$name" stop 2M
+  guest_ends "$name" 0 200
+  for id in "$@"; do check "all of $id verified" grep -a "^ENDED $id" "$logs/$name.console"; done
+  check "the guest saw no error" grep -a "^ERRORS 0" "$logs/$name.console"
 }
 
 _gone() { ! kill -0 "$1" 2>/dev/null; }

@@ -5,11 +5,8 @@ read -r device wwn < <(lio_lun data 16M)
 
 # refused TEXT STATUS PATTERN [WWN]: plumb run must end with STATUS and a line like PATTERN, and leave the LUN as it was.
 refused() {
-  local status=0 before=$before
-  plumb run --name vm --kernel "$(guest_elf)" --lun "${4:-$wwn}" </dev/null >"$logs/plumb.out" 2>&1 || status=$?
-  cat "$logs/plumb.out"
-  same "$1: exit status" "$status" "$2"
-  check "$1: the reason" grep -qE -- "$3" "$logs/plumb.out"
+  local before=$before
+  check_refused "$1" "$2" "$3" plumb run --name vm --kernel "$(guest_elf)" --lun "${4:-$wwn}"
   check "$1: the LUN is as it was" [ "$(sha256sum <"$work/data.lun")" = "$before" ]
 }
 as_it_is() { sync -f "$work" && before=$(sha256sum <"$work/data.lun"); }

@@ -8,12 +8,9 @@ run=(--memory 256M --kernel "$(guest_elf)" --initrd "$initrd" --cmdline "$quiet_
 
 # refused TEXT PATTERN OPTION...: plumb run must end with 11 (locked) and a line like PATTERN.
 refused() {
-  local what=$1 pattern=$2 status=0
+  local what=$1 pattern=$2
   shift 2
-  plumb run "${run[@]}" "$@" </dev/null >"$logs/plumb.out" 2>&1 || status=$?
-  cat "$logs/plumb.out"
-  same "$what: exit status" "$status" 11
-  check "$what: the holder is named" grep -qE "$pattern" "$logs/plumb.out"
+  check_refused "$what" 11 "$pattern" plumb run "${run[@]}" "$@"
 }
 
 for engine in io_uring libaio; do
