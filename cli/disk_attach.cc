@@ -8,6 +8,7 @@
 #include "cli/attach_socket.h"
 #include "cli/commands.h"
 #include "cli/disk_source.h"
+#include "cli/output.h"
 #include "cli/runtime_folder.h"
 #include "cli/vm_client.h"
 
@@ -93,7 +94,9 @@ Result<ExitCode> attach_disk(const AttachOptions& options) {
   } else {
     fmt::print("{} is attached as SCSI target {}\n", disk.id, answer["target"].dump());
   }
-  return kExitOk;
+  if (!answer.contains("weaker")) return kExitOk;
+  fmt::print(stderr, "plumb: {}\n", printable(answer.value("weaker", "")));
+  return kExitWeaker;
 }
 
 Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, int timeout_s,

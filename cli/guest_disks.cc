@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "cli/lun_access.h"
 #include "vmm/virtio/blk.h"
 
 namespace plumb {
@@ -97,6 +98,7 @@ Result<> GuestDisks::seat_on_scsi(Seat& seat, size_t index, bool running) {
 Result<nlohmann::json> GuestDisks::attach(const DiskDefinition& disk, DiskSource source) {
   if (vm_ == nullptr) return failed("the guest has ended");
   const std::string label = source.label;
+  const std::string missing = missing_commands(source);
   VmDisks& disks = *config_.disks;
   TRY(disks.attach(disk, std::move(source), *config_.spare));
   if (Result<> seated = seat(disks.count() - 1, true); !seated) {
@@ -106,6 +108,7 @@ Result<nlohmann::json> GuestDisks::attach(const DiskDefinition& disk, DiskSource
   config_.came(disk.id);
   const Seat& made = *find(disk.id);
   nlohmann::json answer{{"disk", disk.id}};
+  if (!missing.empty()) answer["weaker"] = missing;
   std::string place;
   if (made.slot) {
     answer["slot"] = *made.slot;

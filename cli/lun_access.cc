@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "blockdev/scsi_disk.h"
 #include "cli/sandbox.h"
 #include "rdm/scsi_passthrough.h"
@@ -25,6 +26,14 @@ Result<UniqueFd> duplicate(const DiskSource& source) {
 
 }  // namespace
 
+std::string missing_commands(const DiskSource& source) {
+  if (!source.physical() || may_raw_io()) return "";
+  return fmt::format(
+      "the guest does not find SYNCHRONIZE CACHE(16), COMPARE AND WRITE and others at {}: the VM's "
+      "process has no CAP_SYS_RAWIO; start the VM as root, with the mapping in its definition",
+      source.label);
+}
+
 Result<std::unique_ptr<LunAccess>> LunAccess::open(const DiskSource& source,
                                                    const std::string& disk_id,
                                                    ReservationClient::Connect connect,
@@ -40,6 +49,9 @@ Result<std::unique_ptr<LunAccess>> LunAccess::open(const DiskSource& source,
   made->transfer_limit_bytes_ = source.transfer_limit_bytes;
   made->fua_ = source.fua;
   if (!source.physical()) return made;
+  if (const std::string missing = missing_commands(source); !missing.empty()) {
+    log::warning("disk {}: {}", disk_id, missing);
+  }
   UniqueFd for_commands = TRY(duplicate(source));
   made->fds_.push_back(for_commands.get());
   made->transport_ = std::make_unique<SgTransport>(std::move(for_commands));

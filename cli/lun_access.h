@@ -16,6 +16,10 @@
 
 namespace plumb {
 
+// What a guest would miss of a LUN in physical mode that this thread opens: a sentence; "" when
+// nothing.
+std::string missing_commands(const DiskSource& source);
+
 class LunAccess {
  public:
   // Of a source that is a LUN; its descriptor is duplicated. `connect` gives connections to the

@@ -81,14 +81,20 @@ Result<> refuse_new_privileges() {
 // ---- capabilities: capabilities(7), of one thread
 // ------------------------------------------------
 
-// Keeps those of `mask` that the thread has.
-Result<> set_capabilities(uint32_t mask) {
+// Those that the thread may have, of the first 32.
+Result<uint32_t> permitted_capabilities() {
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
   if (::syscall(SYS_capget, &header, sets) != 0) {
     return os_error(errno, "the capabilities of this process cannot be read");
   }
-  const uint32_t kept = sets[0].permitted & mask;
+  return sets[0].permitted;
+}
+
+// Keeps those of `mask` that the thread has.
+Result<> set_capabilities(uint32_t mask) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  const uint32_t kept = TRY(permitted_capabilities()) & mask;
   const __user_cap_data_struct now[_LINUX_CAPABILITY_U32S_3] = {
       {.effective = kept, .permitted = kept, .inheritable = 0}, {}};
   if (::syscall(SYS_capset, &header, now) != 0) {
@@ -249,6 +255,11 @@ bool have_landlock() {
 Result<> drop_capabilities() { return set_capabilities(0); }
 
 Result<> keep_only_raw_io() { return set_capabilities(1U << CAP_SYS_RAWIO); }
+
+bool may_raw_io() {
+  const Result<uint32_t> permitted = permitted_capabilities();
+  return permitted.ok() && (permitted.value() & 1U << CAP_SYS_RAWIO) != 0;
+}
 
 Result<> give_up_privileges(const std::string& runtime_folder, KeptCapabilities kept) {
   TRY(refuse_new_privileges());

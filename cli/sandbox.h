@@ -28,6 +28,8 @@ Result<> give_up_privileges(const std::string& runtime_folder, KeptCapabilities 
 // Drops what capabilities the calling thread has left: all, or all but CAP_SYS_RAWIO.
 Result<> drop_capabilities();
 Result<> keep_only_raw_io();
+// Whether the calling thread has CAP_SYS_RAWIO, or may have it.
+bool may_raw_io();
 
 // Whether this kernel has Landlock, and uses it.
 bool have_landlock();

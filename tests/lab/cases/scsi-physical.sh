@@ -70,6 +70,10 @@ privileged() {
   done | sort | uniq -c | xargs
 }
 same "CAP_SYS_RAWIO, and who has it" "$(privileged)" "4 lun-data 20000 4 lun-fixed 20000"
+read -r _ late_wwn < <(lio_lun late 16M)
+plumb rdm create "$work/late.rdm" --wwn "$late_wwn" --mode physical
+check_refused "attached to a running VM" 3 "does not find SYNCHRONIZE CACHE\(16\).* LUN $late_wwn.* start the VM as root" \
+  plumb disk attach physical late --rdm "$work/late.rdm" --bus scsi
 other=$(lio_path data second)
 holder=$(lio_path held second)
 sg_persist --out --register --param-sark=0xb2 "$holder" >"$logs/sg"
