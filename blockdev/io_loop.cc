@@ -74,10 +74,8 @@ void IoLoop::tear_down() {
 
 void IoLoop::turn(int64_t until_ns) {
   poll_for_work();
-  for (Poller* poller : pollers_) poller->ask_for_wakeup();
   run_batch_ends();
-  if (timers_ != nullptr) until_ns = std::min(until_ns, timers_->at_ns_);
-  wait(deferred_.empty() ? until_ns : kNoWait);
+  wait(until_ns);
   run_ready();
   run_timers();
   run_completions();
@@ -94,6 +92,12 @@ void AdaptivePoll::learn(int64_t waited_ns, bool looked, int64_t max_ns) {
   }
 }
 
+bool IoLoop::poll_all() {
+  bool any = false;
+  for (Poller* poller : pollers_) any |= poller->poll();
+  return any;
+}
+
 // A guest whose request has just ended often has the next one ready before it could ring a
 // doorbell and a sleeping thread could wake up: for a moment, its rings are looked at instead.
 void IoLoop::poll_for_work() {
@@ -103,9 +107,7 @@ void IoLoop::poll_for_work() {
   while (!engine_->ready() && deferred_.empty()) {
     // What is found now is taken now: the time of the last turn would add the guest's own.
     turn_ns_ = engine_->now_ns();
-    bool any = false;
-    for (Poller* poller : pollers_) any |= poller->poll();
-    if (any) return;
+    if (poll_all()) return;
     if (turn_ns_ >= end_ns) {
       looked_for_work_ = true;
       return;
@@ -116,19 +118,23 @@ void IoLoop::poll_for_work() {
 
 bool CompletionPoll::worth_looking() const {
   if (wait_ < kTrials) return false;
-  if (wait_ < 2 * kTrials) return true;
-  // By a tenth at least: looking costs a CPU.
-  return looked_ns_ * 10 < slept_ns_ * 9;
+  return wait_ < 2 * kTrials || pays_;
 }
 
-void CompletionPoll::learn(int64_t waited_ns) {
-  // A stall says nothing about either way.
-  constexpr int64_t kStallNs = 1'000'000;
-  if (wait_ < 2 * kTrials) {
-    int64_t& sum = wait_ < kTrials ? slept_ns_ : looked_ns_;
-    sum += std::min(waited_ns, kStallNs);
+void CompletionPoll::learn(int64_t cycle_ns) {
+  const auto median = [](std::array<int64_t, kTrials>& cycles) {
+    std::nth_element(cycles.begin(), cycles.begin() + kTrials / 2, cycles.end());
+    return cycles[kTrials / 2];
+  };
+  if (wait_ < kTrials) {
+    slept_ns_[wait_] = cycle_ns;
+  } else if (wait_ < 2 * kTrials) {
+    looked_ns_[wait_ - kTrials] = cycle_ns;
   }
-  if (++wait_ == kRound) *this = CompletionPoll();
+  ++wait_;
+  // By a tenth at least: looking costs a CPU.
+  if (wait_ == 2 * kTrials) pays_ = median(looked_ns_) * 10 < median(slept_ns_) * 9;
+  if (wait_ == kRound) wait_ = 0;
 }
 
 bool IoLoop::few_in_flight() const {
@@ -141,26 +147,41 @@ void IoLoop::wait_once(int64_t until_ns) {
   engine_->wait(until_ns, events_);
 }
 
+// Meanwhile the guest rings no doorbell: what it adds is found in the rings.
 void IoLoop::poll_for_completions() {
   wait_once(kNoWait);  // submits
   const int64_t end_ns = engine_->now_ns() + config_.poll_max_ns;
   while (events_.completed.empty() && events_.ready.empty() && !engine_->ready()) {
-    if (engine_->now_ns() >= end_ns) return;
-    __builtin_ia32_pause();
+    turn_ns_ = engine_->now_ns();
+    if (turn_ns_ >= end_ns) return;
+    if (!poll_all()) {
+      __builtin_ia32_pause();
+      continue;
+    }
+    run_batch_ends();
+    if (!deferred_.empty()) return;
+    wait_once(kNoWait);
   }
-  wait_once(kNoWait);
+  if (events_.completed.empty()) wait_once(kNoWait);
+}
+
+// Once the guest will ring for what it adds from now on.
+void IoLoop::sleep(int64_t until_ns) {
+  for (Poller* poller : pollers_) poller->ask_for_wakeup();
+  run_batch_ends();
+  if (timers_ != nullptr) until_ns = std::min(until_ns, timers_->at_ns_);
+  wait_once(deferred_.empty() ? until_ns : kNoWait);
 }
 
 void IoLoop::wait(int64_t until_ns) {
   if (config_.poll_max_ns == 0) {
-    wait_once(until_ns);
+    sleep(until_ns);
     turn_ns_ = engine_->now_ns();
     return;
   }
-  const int64_t begin_ns = engine_->now_ns();
-  const bool few = few_in_flight() && until_ns != kNoWait;
+  const bool few = deferred_.empty() && few_in_flight();
   if (few && completion_poll_.worth_looking()) poll_for_completions();
-  if (events_.completed.empty() && events_.ready.empty()) wait_once(until_ns);
+  if (events_.completed.empty() && events_.ready.empty()) sleep(until_ns);
   turn_ns_ = engine_->now_ns();
   const bool kicked = std::any_of(events_.ready.begin(), events_.ready.end(),
                                   [](uint32_t token) { return token >= kFirstFreeToken; });
@@ -170,8 +191,8 @@ void IoLoop::wait(int64_t until_ns) {
   }
   completed_ = !events_.completed.empty();
   if (!completed_) return;
+  if (few) completion_poll_.learn(turn_ns_ - completed_ns_);
   completed_ns_ = turn_ns_;
-  if (few) completion_poll_.learn(turn_ns_ - begin_ns);
 }
 
 void IoLoop::post(Task task) {

@@ -3,7 +3,8 @@
 //
 // One turn: look for what guests added → wait, in one system call, which also submits what was
 // queued → posted tasks → fd handlers → timers → completions → batch ends. Where sleeping costs
-// more than it saves, the wait begins with looking for completions.
+// more than it saves, the wait begins with looking for completions. Guests are asked to ring for
+// what they add only before a sleep.
 #pragma once
 
 #include <array>
@@ -35,22 +36,23 @@ class AdaptivePoll {
   int64_t ns_ = 0;
 };
 
-// Whether looking for completions beats sleeping for them: it saves the wake-up, but takes a CPU
-// that the completion itself may need (a file system's durable writes end in a kernel thread). So
-// of every kRound waits the first are trials of both, and the rest does what took clearly less
-// time.
+// Whether looking for completions beats sleeping for them: it saves the wake-up, and the guest its
+// doorbells, but takes a CPU that the completion itself may need (a file system's durable writes
+// end in a kernel thread). So of every kRound waits the first are trials of both, and the rest does
+// what took clearly less time from one completion to the next. Medians: a guest may pause.
 class CompletionPoll {
  public:
   bool worth_looking() const;
-  // A wait for a completion took `waited_ns`.
-  void learn(int64_t waited_ns);
+  // A wait brought completions, `cycle_ns` after those before.
+  void learn(int64_t cycle_ns);
 
  private:
   static constexpr unsigned kRound = 512;
   static constexpr unsigned kTrials = 16;  // of each
   unsigned wait_ = 0;                      // of the round
-  int64_t slept_ns_ = 0;                   // in the trials of this round
-  int64_t looked_ns_ = 0;
+  std::array<int64_t, kTrials> slept_ns_{};
+  std::array<int64_t, kTrials> looked_ns_{};
+  bool pays_ = false;
 };
 
 class IoLoop {
@@ -97,7 +99,9 @@ class IoLoop {
   };
 
   void wait_once(int64_t until_ns);
+  bool poll_all();
   void poll_for_work();
+  void sleep(int64_t until_ns);
   void wait(int64_t until_ns);
   bool few_in_flight() const;
   void poll_for_completions();

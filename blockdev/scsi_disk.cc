@@ -339,7 +339,7 @@ void ScsiDisk::send_block(ScsiCommand& command, BlockOp op, uint64_t offset, uin
 void ScsiDisk::block_done(ScsiCommand& command) {
   if (command.block.error != 0) return fail(command, command.block.error);
   if (command.block.unwanted) return fail(command, EIO);  // no further step
-  if (command.work == nullptr) return end(command);
+  if (command.work == nullptr) return finish(command);    // a transfer: nobody is inside execute()
   if (steps_of(command).operation.action == ScsiAction::kUnmap) return next_extent(command);
   piece_done(command);
 }
@@ -354,19 +354,22 @@ void ScsiDisk::fail(ScsiCommand& command, int error) {
   end(command);
 }
 
-// done() comes in the next turn: never inside execute().
+// In the next turn: done() must not come inside execute().
 void ScsiDisk::end(ScsiCommand& command) {
   command.later.owner = &command;
   command.later.done = [](IoOp& op) {
     auto& ended = *static_cast<ScsiCommand*>(op.owner);
-    auto& self = *static_cast<ScsiDisk*>(ended.lun);
-    self.alone_ = false;  // if it was not alone, none is
-    ended.work.reset();
-    --self.running_;
-    ended.done(ended);
-    self.start_next();
+    static_cast<ScsiDisk*>(ended.lun)->finish(ended);
   };
   disk_.thread().defer(command.later);
+}
+
+void ScsiDisk::finish(ScsiCommand& command) {
+  alone_ = false;  // if it was not alone, none is
+  command.work.reset();
+  --running_;
+  command.done(command);
+  start_next();
 }
 
 void ScsiDisk::start_next() {

@@ -55,6 +55,7 @@ class ScsiDisk final : public ScsiLun {
   void fail(ScsiCommand& command, const ScsiSense& sense);
   void fail(ScsiCommand& command, int error);
   void end(ScsiCommand& command);
+  void finish(ScsiCommand& command);
 
   Disk& disk_;
   const ScsiIdentity identity_;

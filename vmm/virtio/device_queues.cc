@@ -12,7 +12,9 @@ struct DeviceQueues::Queue {
   int kick_fd = -1;
   std::unique_ptr<Virtqueue> ring;
   bool broken = false;
-  IoOp again;  // a kick of our own in the next turn
+  bool polled = false;
+  bool kicks_asked = false;  // of one that is polled
+  IoOp again;                // a kick of our own in the next turn
   bool again_asked = false;
 };
 
@@ -36,6 +38,7 @@ Result<> DeviceQueues::activate(const VirtioActivation& activation,
     queue->owner = this;
     queue->index = static_cast<uint16_t>(i);
     queue->kick_fd = setup.kick_fd;
+    queue->polled = i >= config_.first_polled;
     queue->ring = TRY(
         Virtqueue::create(setup, activation.features, *activation.memory, config_.max_segments));
     queue->again.owner = queue.get();
@@ -52,6 +55,7 @@ Result<> DeviceQueues::activate(const VirtioActivation& activation,
     queues_ = std::move(queues);
     interrupt_ = activation.interrupt;
     started();
+    if (config_.first_polled != kNone) thread_.add_poller(*this);
     for (const auto& queue : queues_) {
       if (queue == nullptr) continue;
       const uint16_t index = queue->index;
@@ -66,6 +70,7 @@ Result<> DeviceQueues::activate(const VirtioActivation& activation,
 void DeviceQueues::reset(const std::function<void()>& stopped) {
   thread_.run([&] {
     if (interrupt_ == nullptr) return;
+    if (config_.first_polled != kNone) thread_.remove_poller(*this);
     for (const auto& queue : queues_) {
       if (queue != nullptr && !queue->broken) thread_.unwatch(queue->kick_fd);
     }
@@ -84,7 +89,10 @@ bool DeviceQueues::usable(uint16_t queue) const {
 std::optional<VirtqueueChain> DeviceQueues::pop(uint16_t queue) {
   if (!usable(queue)) return std::nullopt;
   Result<std::optional<VirtqueueChain>> popped = queues_[queue]->ring->pop();
-  if (popped.ok()) return std::move(*popped);
+  if (popped.ok()) {
+    popped_ += popped->has_value() ? 1 : 0;
+    return std::move(*popped);
+  }
   broken(*queues_[queue], popped.error());
   return std::nullopt;
 }
@@ -101,7 +109,7 @@ void DeviceQueues::abandon(uint16_t queue, VirtqueueChain chain) {
 void DeviceQueues::serve(uint16_t queue, const std::function<bool(VirtqueueChain)>& handle) {
   if (!usable(queue)) return;
   Queue& served = *queues_[queue];
-  served.ring->disable_kicks();
+  if (!served.polled || std::exchange(served.kicks_asked, false)) served.ring->disable_kicks();
   unsigned left = 2U * served.ring->size();
   do {
     while (std::optional<VirtqueueChain> chain = pop(queue)) {
@@ -110,7 +118,28 @@ void DeviceQueues::serve(uint16_t queue, const std::function<bool(VirtqueueChain
       if (!std::exchange(served.again_asked, true)) thread_.defer(served.again);
       return;
     }
-  } while (enable_kicks(queue));
+  } while (!served.polled && enable_kicks(queue));
+}
+
+bool DeviceQueues::poll() {
+  const uint64_t before = popped_;
+  for (const auto& queue : queues_) {
+    if (queue == nullptr || !queue->polled || queue->broken) continue;
+    if (queue->ring->has_available()) config_.kicked(queue->index);
+  }
+  return popped_ != before;
+}
+
+void DeviceQueues::ask_for_wakeup() {
+  for (const auto& queue : queues_) {
+    if (queue == nullptr || !queue->polled) continue;
+    // What is found is served, which takes the kicks back; a device that cannot take it now does
+    // so by itself later.
+    while (!queue->broken && !queue->kicks_asked && !queue->again_asked) {
+      queue->kicks_asked = true;
+      if (queue->ring->enable_kicks()) config_.kicked(queue->index);
+    }
+  }
 }
 
 bool DeviceQueues::enable_kicks(uint16_t queue) {

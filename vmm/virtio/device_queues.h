@@ -1,5 +1,5 @@
-// DeviceQueues: the queues of a small device (rng, console, net) on an I/O thread: set-up, kicks,
-// broken rings, and one publication and interrupt per queue and turn of the loop.
+// DeviceQueues: the queues of a device (rng, console, net, SCSI host) on an I/O thread: set-up,
+// kicks, broken rings, and one publication and interrupt per queue and turn of the loop.
 //
 // Everything but activate() and reset() is for the I/O thread.
 #pragma once
@@ -18,13 +18,18 @@
 
 namespace plumb {
 
-class DeviceQueues final : private BatchEnd {
+class DeviceQueues final : private BatchEnd, private Poller {
  public:
+  static constexpr uint16_t kNone = UINT16_MAX;
   struct Config {
     std::string name;                      // of the device, in the log
     std::span<const uint16_t> sizes;       // what the device offers; outlives this
     uint16_t max_segments = 0;             // buffers of a chain
     std::function<void(uint16_t)> kicked;  // queue has, or may have, new chains
+    // Queues from this one on are looked at before the thread sleeps, and ask for no kicks until
+    // then; `kicked` takes their chains by serve().
+    uint16_t first_polled = kNone;
+    std::function<bool()> few_in_flight;  // as Poller's, when there are such queues
   };
 
   // `thread` outlives this.
@@ -59,11 +64,15 @@ class DeviceQueues final : private BatchEnd {
 
   void broken(Queue& queue, const Error& error);
   void batch_end() override;
+  bool poll() override;
+  void ask_for_wakeup() override;
+  bool few_in_flight() const override { return config_.few_in_flight(); }
 
   const Config config_;
   IoThread& thread_;
   VirtioInterrupt* interrupt_ = nullptr;
   std::vector<std::unique_ptr<Queue>> queues_;  // by index; nullptr: not enabled
+  uint64_t popped_ = 0;                         // chains, of all queues
 };
 
 }  // namespace plumb

@@ -88,7 +88,9 @@ VirtioScsi::VirtioScsi(IoThread& thread, uint16_t queues)
       queues_({.name = "SCSI host",
                .sizes = queue_sizes_,
                .max_segments = kSegMax + 2,
-               .kicked = [this](uint16_t queue) { kicked(queue); }},
+               .kicked = [this](uint16_t queue) { kicked(queue); },
+               .first_polled = kFirstRequestQueue,
+               .few_in_flight = [this] { return in_flight_ > 0 && in_flight_ <= kFewInFlight; }},
               thread),
       slots_(kSlots) {
   for (Slot& slot : slots_) {

@@ -28,6 +28,8 @@ class VirtioScsi final : public VirtioDevice {
   static constexpr uint16_t kTargets = 256;
   // Requests at the logical units together; the rest waits in the rings.
   static constexpr uint16_t kSlots = 128;
+  // Up to so many requests at the logical units are worth looking for their completions.
+  static constexpr uint32_t kFewInFlight = 4;
   // Data buffers of a request: 1 MiB in pages, less two for the headers.
   static constexpr uint16_t kSegMax = 254;
   // Events that wait for a buffer of the driver; what comes on top is missed, and said so.
