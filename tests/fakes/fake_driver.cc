@@ -113,6 +113,15 @@ void FakeQueue::set_available_index(uint16_t index) { store(available() + kIndex
 void FakeQueue::publish() { set_available_index(available_index_); }
 void FakeQueue::kick() const { signal_eventfd(kick_fd_.get()); }
 
+void FakeQueue::publish_and_ring_if_asked() {
+  const uint16_t before = load(available() + kIndex);
+  publish();
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // 2.7.10: whether the index has passed the event.
+  const auto passed = static_cast<uint16_t>(available_index_ - avail_event() - 1U);
+  if (passed < static_cast<uint16_t>(available_index_ - before)) kick();
+}
+
 uint16_t FakeQueue::used_index() const { return load(used() + kIndex); }
 uint16_t FakeQueue::used_flags() const { return load(used() + kFlags); }
 uint16_t FakeQueue::avail_event() const { return load(used() + kEntries + 4U * size_); }

@@ -114,6 +114,8 @@ class FakeQueue {
   // Shows the available entries to the device, and signals the doorbell.
   void publish();
   void kick() const;
+  // Signals the doorbell if the device asks for it by avail_event, as drivers with EVENT_IDX do.
+  void publish_and_ring_if_asked();
   // The next used entry, or none yet. Frees its descriptors.
   std::optional<Used> next_used();
   // Waits for one: a device that never answers hangs the test.
