@@ -162,7 +162,7 @@ void IoLoop::poll_for_completions() {
     if (!deferred_.empty()) return;
     wait_once(kNoWait);
   }
-  if (events_.completed.empty()) wait_once(kNoWait);
+  if (events_.completed.empty() && events_.ready.empty()) wait_once(kNoWait);
 }
 
 // Once the guest will ring for what it adds from now on.
