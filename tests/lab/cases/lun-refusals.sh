@@ -77,3 +77,13 @@ cat "$logs/list"
 same "lun list: exit status" "$status" 0
 check "lun list names the LUN, free again" grep -qE "^$wwn +$device .*free" "$logs/list"
 check "lun show" plumb lun show "$wwn"
+
+# Of a LUN with two paths the WWN is the multipath map, and neither path.
+modprobe -a dm_multipath dm_round_robin
+second=$(lio_path data second)
+refused "two paths and no map" 1 "$wwn is ambiguous"
+map=$(multipath_map lab-refusals "$wwn" "$device" "$second")
+check_refused "a path instead of its map" 1 "image $device is a device, not a file; name a LUN by its WWN" \
+  plumb run --name vm --kernel "$(guest_elf)" --disk "$device"
+check "its WWN is the map" grep -E "^$wwn +$map .* 2 +free" <(plumb lun list)
+dmsetup remove --noudevsync lab-refusals
