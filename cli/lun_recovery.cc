@@ -159,7 +159,7 @@ void LunRecovery::on_answer(const std::string& disk, LunDisk& lun, LunFinding fi
   }
 }
 
-// For a disk that was well: the kernel has told the keeper of a change, or requests did not end.
+// The kernel has told the keeper of a change; or the disk was well, and its requests did not end.
 void LunRecovery::on_news(const std::string& disk, LunDisk& lun, const LunFinding& finding) {
   if (finding.state == State::kWell || finding.state == State::kNew) {
     if (finding.grown) config_.grown(disk);

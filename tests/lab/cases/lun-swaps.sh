@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # limit: 7200
-# by hand: a thousand swaps take an hour
+# by hand: a thousand swaps take half an hour
 # A guest writes and verifies on a LUN that is taken away, replaced by others at its place, moved to other places and names,
 # SWAPS times in the order of SEED. Not a byte of any other LUN changes.
 swaps=1000 seed=1
