@@ -35,14 +35,6 @@ Result<> write_durably(int fd, const std::string& path, std::string_view content
   return {};
 }
 
-// The name of a new file is durable when its folder is.
-Result<> sync_folder_of(const std::string& path) {
-  const std::string folder = folder_of(path);
-  const UniqueFd fd = TRY(open_file("folder", folder, O_RDONLY | O_DIRECTORY));
-  if (::fsync(fd.get()) != 0) return os_error(errno, "{} cannot be made durable", folder);
-  return {};
-}
-
 }  // namespace
 
 Result<UniqueFd> open_file(std::string_view what, const std::string& path, int flags,
@@ -106,6 +98,13 @@ Result<> create_file(const std::string& path, std::string_view content) {
   ::unlink(temporary.c_str());
   TRY(made);
   return sync_folder_of(path);
+}
+
+Result<> sync_folder_of(const std::string& path) {
+  const std::string folder = folder_of(path);
+  const UniqueFd fd = TRY(open_file("folder", folder, O_RDONLY | O_DIRECTORY));
+  if (::fsync(fd.get()) != 0) return os_error(errno, "{} cannot be made durable", folder);
+  return {};
 }
 
 Result<> make_folders(const std::string& path, unsigned mode) {

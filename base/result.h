@@ -22,6 +22,8 @@ enum class ErrorKind : uint8_t {
   kUsage,     // the command line or a definition file is wrong
   kNotFound,  // the VM (later: repository) named does not exist
   kLocked,    // held by someone else, who is named in the message
+  kArray,     // a storage array, or what stands in for one, did not do what it was asked
+  kFreeze,    // a guest was not frozen or thawed; the message says in which state it is
 };
 
 struct [[nodiscard]] Error {
