@@ -53,7 +53,7 @@ struct BlockRequest {
 
   // For Disk: called, on its thread, in place of the device's submit(), by a front end that changes
   // the medium in a way of its own; its end is `done`, later. Then there is no iov, and the extent
-  // is not checked.
+  // is not checked. Refused while the device must see changes (BlockDevice::must_see_changes).
   Done elsewhere = nullptr;
 
   Done done = nullptr;
@@ -88,6 +88,10 @@ class BlockDevice {
   // has shrunk, or its size is no multiple of its blocks; then the size stays what it was. Only on
   // the device's I/O thread.
   virtual Result<> reread_size() { return {}; }
+
+  // Whether every change of the medium must come by submit(); Disk then refuses those that would be
+  // made elsewhere (BlockRequest::elsewhere), with EOPNOTSUPP. Fixed.
+  virtual bool must_see_changes() const { return false; }
 
   // Takes `request`, which keeps to info(); its done() follows once, later, from the I/O
   // thread's loop. Only on the device's I/O thread.

@@ -8,6 +8,8 @@ namespace plumb {
 class BlockRequestList {
  public:
   bool empty() const { return first_ == nullptr; }
+  // The others follow by BlockRequest::next; nullptr when empty.
+  BlockRequest* first() const { return first_; }
 
   void push(BlockRequest& request) {
     request.next = nullptr;

@@ -98,6 +98,9 @@ bool Disk::may_pass() {
 }
 
 void Disk::send(BlockRequest& request) {
+  const bool elsewhere = request.elsewhere != nullptr && request.op != BlockOp::kRead;
+  // Asked here, not before it was parked: a hold is when such a device comes.
+  if (elsewhere && device_->must_see_changes()) return refuse(request, EOPNOTSUPP);
   if (limit_.limited()) limit_.take(thread_.turn_ns(), request.iov_count > 0 ? request.length : 0);
   request.disk = this;
   request.front_done = request.done;

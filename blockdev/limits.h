@@ -40,6 +40,11 @@ inline constexpr uint64_t kMaxTransferBytes = 1ULL << 30U;
 // The longest discard or write-zeroes offered: one call of the kernel, which may be slow.
 inline constexpr uint64_t kMaxRangeBytes = 1ULL << 30U;
 
+// Copies of a copy-before-write snapshot in flight: as many as writes to cold grains gain from.
+// Each has a buffer of so many bytes, or of a grain; what is never used is never touched.
+inline constexpr uint32_t kCowCopies = 16;
+inline constexpr uint32_t kCowCopyBytes = 256U << 10U;
+
 // The longest read or write, UNMAP and WRITE SAME over SCSI: one command keeps its buffers, and
 // others from running, no longer than that.
 inline constexpr uint64_t kScsiMaxTransferBytes = 4U << 20U;

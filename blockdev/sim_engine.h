@@ -87,6 +87,7 @@ class SimEngine final : public IoEngine {
   // Makes `device`, which outlives the engine, known. The descriptor stands for its file.
   UniqueFd attach(SimDevice& device);
   SimDevice& device(uint32_t index) { return *devices_[index].device; }
+  uint32_t devices() const { return static_cast<uint32_t>(devices_.size()); }
   // As if the eventfd had been signalled.
   void signal(int fd);
 

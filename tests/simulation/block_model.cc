@@ -59,6 +59,14 @@ bool BlockModel::may_read(uint32_t block, BlockValue value, uint64_t issued) con
   });
 }
 
+std::vector<BlockValue> BlockModel::survivors(uint32_t block) const {
+  std::vector<BlockValue> values;
+  for (const Candidate& candidate : blocks_[block]) {
+    if (!candidate.gone) values.push_back(candidate.value);
+  }
+  return values;
+}
+
 bool BlockModel::may_survive(uint32_t block, BlockValue value) const {
   return std::any_of(blocks_[block].begin(), blocks_[block].end(), [&](const Candidate& candidate) {
     return candidate.value == value && !candidate.gone;

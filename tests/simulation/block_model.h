@@ -47,6 +47,8 @@ class BlockModel {
   bool may_hold(uint32_t block, BlockValue value) const {
     return may_read(block, value, kNever - 1);
   }
+  // What a crash now may leave; may_survive() of each is true.
+  std::vector<BlockValue> survivors(uint32_t block) const;
   // Whether a crash now may leave it.
   bool may_survive(uint32_t block, BlockValue value) const;
 

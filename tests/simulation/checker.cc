@@ -141,6 +141,11 @@ void Checker::stepped(const SimStep& step) {
        step.op->offset << 8U | step.device);
   if (step.what == SimStep::What::kCompleted) note(static_cast<uint64_t>(step.op->result));
   if (narrated_) narrate(step);
+  if (step.device < disks_.size()) check_disk(step);
+  if (other_ != nullptr) other_->stepped(step);
+}
+
+void Checker::check_disk(const SimStep& step) {
   check_step(step);
   switch (step.op->kind) {
     case IoOpKind::kRead:

@@ -10,6 +10,7 @@
 //   I6  while several disks are held together, nothing on them changes: a copy of all is one moment
 //   I7  no error is swallowed: a flush that failed stays failed, an answer is a whole answer
 //   I8  each chain of the guest comes back, once
+//   I9  a snapshot reads as of its instant, now and after every crash (cow_checker.h)
 //
 // After each step of a backend that can change what a crash would leave, every outcome of a crash
 // at that moment is compared with the model, block by block, and the run goes on: a crash point.
@@ -70,6 +71,9 @@ class Checker final : public SimObserver {
     at_crash_point_ = std::move(call);
   }
 
+  // Told of every step, too, also at devices that are no disk's.
+  void also_tell(SimObserver* observer) { other_ = observer; }
+
   // --- What the guest does and sees ---
 
   // Sets number and issued.
@@ -100,6 +104,13 @@ class Checker final : public SimObserver {
     return disks_[disk].model.may_survive(block, value);
   }
 
+  // The disk's model, as it is after a flush of all that has ended.
+  BlockModel flushed_model(uint32_t disk) {
+    BlockModel model = disks_[disk].model;
+    model.flushed(++now_);
+    return model;
+  }
+
   void violate(std::string invariant, uint32_t disk, std::string text);
   const std::optional<Violation>& violation() const { return violation_; }
   const Counters& counters() const { return counters_; }
@@ -123,6 +134,7 @@ class Checker final : public SimObserver {
   };
 
   void check_step(const SimStep& step);
+  void check_disk(const SimStep& step);
   void check_read(const GuestRequest& request, const std::byte* data);
   void check_crash(uint32_t disk, uint32_t first, uint32_t blocks);
   void check_held(uint32_t disk, uint32_t first, uint32_t blocks);
@@ -134,6 +146,7 @@ class Checker final : public SimObserver {
   std::vector<DiskState> disks_;
   SimEngine* engine_ = nullptr;
   std::function<void(uint32_t disk)> at_crash_point_;
+  SimObserver* other_ = nullptr;
   std::optional<Violation> violation_;  // the first
   Counters counters_;
   bool frozen_ = false;

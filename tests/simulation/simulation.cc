@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "tests/simulation/cow_run.h"
 #include "tests/simulation/enumeration.h"
 #include "tests/simulation/random_run.h"
 
@@ -17,11 +18,13 @@ namespace plumb::simulation {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: simulation [--seed N] [--crash-points N] [--seconds N] [--enumerate LENGTH] [--trace]\n"
+    "usage: simulation [--seed N] [--crash-points N] [--seconds N] [--enumerate LENGTH] [--cow] "
+    "[--trace]\n"
     "  --seed N          the first seed; each run takes the next (1)\n"
     "  --crash-points N  runs until as many were checked (100000)\n"
     "  --seconds N       at most so long\n"
     "  --enumerate L     all sequences of up to L requests, first (0: none)\n"
+    "  --cow             of a disk with copy-before-write snapshots\n"
     "  --trace           prints everything that happens\n";
 
 struct Options {
@@ -29,14 +32,15 @@ struct Options {
   uint64_t crash_points = 100'000;
   uint64_t seconds = UINT32_MAX;
   uint64_t enumerate = 0;
+  bool cow = false;
   bool trace = false;
 };
 
 bool parse(int argc, char** argv, Options& options) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    if (name == "--trace") {
-      options.trace = true;
+    if (name == "--trace" || name == "--cow") {
+      (name == "--cow" ? options.cow : options.trace) = true;
       continue;
     }
     uint64_t* value = nullptr;
@@ -66,11 +70,13 @@ class Stopwatch {
 constexpr unsigned kMostSeconds = 60;
 std::string g_hanging;  // what to say then
 
-void arm_watchdog(uint64_t seed) {
-  g_hanging = fmt::format(
-      "VIOLATION of I8: a run does not end\nrepeat: simulation --seed {} --crash-points 1 "
-      "--trace\n",
-      seed);
+std::string repetition(const Options& options, uint64_t seed) {
+  return fmt::format("repeat: simulation {}--seed {} --crash-points 1 --trace\n",
+                     options.cow ? "--cow " : "", seed);
+}
+
+void arm_watchdog(const Options& options, uint64_t seed) {
+  g_hanging = "VIOLATION of I8: a run does not end\n" + repetition(options, seed);
   std::signal(SIGALRM, [](int) {
     const ssize_t written = ::write(STDOUT_FILENO, g_hanging.data(), g_hanging.size());
     ::_exit(written > 0 ? 1 : 3);
@@ -118,23 +124,51 @@ bool enumerate_all(uint32_t length) {
   return true;
 }
 
+void add(CowRunResult& sum, const CowRunResult& result) {
+  add(sum.run, result.run);
+  sum.counters.crash_points += result.counters.crash_points;
+  sum.counters.outcomes += result.counters.outcomes;
+  sum.counters.blocks_read += result.counters.blocks_read;
+  sum.taken += result.taken;
+  sum.broken += result.broken;
+  sum.unmarked += result.unmarked;
+  sum.merged += result.merged;
+  sum.read += result.read;
+}
+
+CowRunResult run_seed(const Options& options, uint64_t seed,
+                      std::vector<std::unique_ptr<FakeGuest>>& guests) {
+  if (options.cow) {
+    CowRunConfig config;
+    config.seed = seed;
+    config.trace = options.trace;
+    return run_cow(config, guests);
+  }
+  RunConfig config;
+  config.seed = seed;
+  config.trace = options.trace;
+  CowRunResult result;
+  result.run = run_random(config, guests);
+  return result;
+}
+
 bool run_seeds(const Options& options) {
   auto guests = make_guests(kMaxRunDisks);
   const Stopwatch watch;
-  RunResult sum;
+  CowRunResult all;
+  RunResult& sum = all.run;
   uint64_t seed = options.seed;
   while (sum.counters.crash_points < options.crash_points &&
          watch.seconds() < static_cast<double>(options.seconds)) {
-    RunConfig config;
-    config.seed = seed++;
-    config.trace = options.trace;
-    arm_watchdog(config.seed);
-    const RunResult result = run_random(config, guests);
-    add(sum, result);
-    if (!result.violation) continue;
-    print_violation(*result.violation);
-    fmt::print("repeat: simulation --seed {} --crash-points 1 --trace\n", config.seed);
-    return false;
+    arm_watchdog(options, seed);
+    const CowRunResult result = run_seed(options, seed, guests);
+    add(all, result);
+    if (result.run.violation) {
+      print_violation(*result.run.violation);
+      fmt::print("{}", repetition(options, seed));
+      return false;
+    }
+    ++seed;
   }
   ::alarm(0);
   const Checker::Counters& counters = sum.counters;
@@ -146,6 +180,13 @@ bool run_seeds(const Options& options) {
       options.seed, seed - 1, counters.crash_points, counters.outcomes, watch.seconds(),
       counters.requests, counters.failed, counters.steps, counters.reads_checked, sum.crashes,
       sum.resets, sum.holds, sum.path_losses, sum.resizes, sum.faults, sum.trace);
+  if (!options.cow) return true;
+  fmt::print(
+      "snapshots: {} crash points with {} outcomes\n"
+      "  {} taken, {} broken ({} without a mark), {} merged, {} times read whole, {} blocks read "
+      "and compared\n",
+      all.counters.crash_points, all.counters.outcomes, all.taken, all.broken, all.unmarked,
+      all.merged, all.read, all.counters.blocks_read);
   return true;
 }
 
