@@ -4,6 +4,8 @@
 #include <cctype>
 #include <optional>
 
+#include "base/uuid.h"
+
 namespace plumb {
 namespace {
 
@@ -46,15 +48,6 @@ bool is_eui(std::string_view digits) {
   return is_hex(digits) && (digits.size() == 16 || digits.size() == 24 || digits.size() == 32);
 }
 
-bool is_uuid(std::string_view text) {
-  if (text.size() != 36) return false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    if (dash ? text[i] != '-' : !is_hex(text.substr(i, 1))) return false;
-  }
-  return true;
-}
-
 std::optional<std::string_view> after(std::string_view text, std::string_view prefix) {
   if (lower(text.substr(0, prefix.size())) != prefix) return std::nullopt;
   return text.substr(prefix.size());
@@ -66,7 +59,10 @@ std::string canonical(std::string_view text) {
   if (const auto rest = after(text, "nvme-eui.")) return is_eui(*rest) ? "eui." + lower(*rest) : "";
   if (const auto rest = after(text, "naa.")) return is_naa(*rest) ? "naa." + lower(*rest) : "";
   if (const auto rest = after(text, "eui.")) return is_eui(*rest) ? "eui." + lower(*rest) : "";
-  if (const auto rest = after(text, "uuid.")) return is_uuid(*rest) ? "uuid." + lower(*rest) : "";
+  if (const auto rest = after(text, "uuid.")) {
+    const Result<Uuid> uuid = Uuid::parse(*rest);
+    return uuid ? "uuid." + uuid.value().text() : "";
+  }
   if (const auto rest = after(text, "t10."))
     return rest->empty() ? "" : "t10." + std::string(*rest);
   if (const auto rest = after(text, "nvme.")) {

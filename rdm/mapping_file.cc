@@ -1,7 +1,6 @@
 #include "rdm/mapping_file.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 
 #include "base/crc32c.h"
 #include "base/file.h"
+#include "base/uuid.h"
 #include "blockdev/file_lock.h"
 
 namespace plumb {
@@ -61,29 +61,10 @@ std::string plain(std::string_view text) {
   return out.substr(first, out.find_last_not_of(' ') - first + 1);
 }
 
-bool is_uuid(std::string_view text) {
-  if (text.size() != 36) return false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    const bool digit = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f');
-    if (dash ? text[i] != '-' : !digit) return false;
-  }
-  return true;
-}
-
-// RFC 4122, 4.4: version 4.
-Result<std::string> random_uuid() {
-  unsigned char bytes[16];
-  if (::getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes)) {
-    return os_error(errno, "no random number for the mapping's UUID");
-  }
-  bytes[6] = static_cast<unsigned char>((bytes[6] & 0x0fU) | 0x40U);
-  bytes[8] = static_cast<unsigned char>((bytes[8] & 0x3fU) | 0x80U);
-  std::string uuid;
-  for (size_t i = 0; i < sizeof(bytes); ++i) {
-    uuid += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", bytes[i]);
-  }
-  return uuid;
+// Lower case, so that one mapping has one text.
+bool is_canonical_uuid(std::string_view text) {
+  const Result<Uuid> uuid = Uuid::parse(text);
+  return uuid && uuid.value().text() == text;
 }
 
 std::string checksum_line(std::string_view before) {
@@ -205,7 +186,7 @@ class ValueReader {
 
 Result<MappingFile> read_values(const Values& values, const std::string& path) {
   const ValueReader reader(values, path);
-  if (!is_uuid(reader.text("uuid"))) return reader.bad("uuid", "a UUID");
+  if (!is_canonical_uuid(reader.text("uuid"))) return reader.bad("uuid", "a UUID");
   Result<MappingMode> mode = parse_mapping_mode(reader.text("mode"));
   if (!mode) return reader.bad("mode", "virtual or physical");
   Result<LunId> wwid = LunId::parse(reader.text("wwid"));
@@ -355,7 +336,7 @@ Result<MappingFile> make_mapping(const Lun& lun, const MappingOptions& options) 
   }
   if (lun.size_bytes == 0) return failed("LUN {} has no medium", lun.id.text());
   MappingFile mapping{.uuid = "", .mode = options.mode, .wwid = lun.id};
-  mapping.uuid = TRY(random_uuid());
+  mapping.uuid = TRY(Uuid::random()).text();
   mapping.serial = plain(lun.serial);
   mapping.vendor = plain(lun.vendor);
   mapping.model = plain(lun.model);
