@@ -66,16 +66,42 @@ void CharHub::accept_client() {
   if (!socket) return;  // the client went away again
   const auto of_socket = std::count_if(clients_.begin(), clients_.end(),
                                        [](const auto& client) { return !client->terminal; });
-  if (static_cast<size_t>(of_socket) >= config_.max_clients) return;
+  const bool taken = std::any_of(clients_.begin(), clients_.end(),
+                                 [](const auto& client) { return client->sole; });
+  if (taken || static_cast<size_t>(of_socket) >= config_.max_clients) return;
+  static_cast<void>(add_socket(std::move(socket), false));  // without descriptors, it is closed
+}
+
+Result<UniqueFd> CharHub::take_over() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return os_error(errno, "a pair of sockets cannot be made");
+  }
+  UniqueFd ours(ends[0]);
+  UniqueFd inner(ends[1]);
+  Result<> added;
+  thread_.run([&] {
+    for (size_t i = clients_.size(); i-- > 0;) {
+      if (!clients_[i]->terminal) drop_client(*clients_[i]);
+    }
+    added = add_socket(std::move(inner), true);
+  });
+  TRY(added);
+  return ours;
+}
+
+Result<> CharHub::add_socket(UniqueFd socket, bool sole) {
   auto client = std::make_unique<Client>();
+  client->sole = sole;
   // A watch is for one descriptor and one direction, so the two directions have one each.
   client->out_socket = UniqueFd(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
-  if (!client->out_socket) return;
+  if (!client->out_socket) return os_error(errno, "a socket cannot be used twice");
   client->in = socket.get();
   client->out = client->out_socket.get();
   client->out_watchable = true;
   client->in_socket = std::move(socket);
   add_client(std::move(client));
+  return {};
 }
 
 void CharHub::add_client(std::unique_ptr<Client> client) {

@@ -41,6 +41,10 @@ class CharHub : public CharBackend {
   // Sends what is still buffered for the terminal.
   ~CharHub() override;
 
+  // A connection of this process's own, a blocking stream socket: clients of the socket are closed,
+  // and so are new ones, until the caller closes it. Any thread but the hub's.
+  Result<UniqueFd> take_over();
+
   size_t write(std::span<const std::byte> data) override;
   void frontend_ready() override;
   void attach(CharFrontend* frontend) override;
@@ -52,6 +56,7 @@ class CharHub : public CharBackend {
     int in = -1;
     int out = -1;
     bool terminal = false;
+    bool sole = false;  // of take_over()
     bool out_watchable = false;
     bool watched_in = false;
     bool watched_out = false;
@@ -63,6 +68,7 @@ class CharHub : public CharBackend {
   Result<> listen();
   void add_terminal();
   void accept_client();
+  Result<> add_socket(UniqueFd socket, bool sole);
   void add_client(std::unique_ptr<Client> client);
   void drop_client(Client& client);
   void update_watch(Client& client);

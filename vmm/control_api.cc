@@ -33,6 +33,8 @@ http::status status_of(ErrorKind kind) {
       return http::status::not_found;
     case ErrorKind::kLocked:
       return http::status::conflict;
+    case ErrorKind::kArray:
+    case ErrorKind::kFreeze:
     case ErrorKind::kFailed:
       break;
   }

@@ -16,6 +16,12 @@ inline constexpr uint64_t kLowRamEnd = 0x9fc00;
 // The RSDP must be on a 16-byte boundary in 0xe0000-0xfffff (ACPI 6.5, section 5.2.5.1); the
 // tables follow it.
 inline constexpr uint64_t kAcpiTables = 0xe0000;
+// The page of the generation ID, alone in it: it may be mapped with caching only, and the kernel
+// looks for SMBIOS in the next 64 KiB without. dsdt.asl has the address too.
+inline constexpr uint64_t kGenerationId = 0xef000;
+// The SMBIOS entry point must be on a 16-byte boundary in 0xf0000-0xfffff (SMBIOS 3.0, section
+// 5.2.2); the table follows it.
+inline constexpr uint64_t kSmbios = 0xf0000;
 inline constexpr uint64_t kHighRamStart = 0x100000;
 
 // --- The hole below 4 GiB ---

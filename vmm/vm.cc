@@ -2,10 +2,13 @@
 
 #include <linux/kvm.h>
 
+#include <algorithm>
 #include <optional>
+#include <span>
 
 #include "vmm/acpi/tables.h"
 #include "vmm/boot/loader.h"
+#include "vmm/boot/smbios.h"
 #include "vmm/cpuid.h"
 #include "vmm/kvm.h"
 #include "vmm/kvm_events.h"
@@ -69,6 +72,20 @@ Result<std::vector<std::unique_ptr<Vcpu>>> create_vcpus(const Kvm& kvm, int vm_f
     TRY(vcpus.back()->set_cpuid(cpuid));
   }
   return vcpus;
+}
+
+// What firmware would have left for the kernel, below 1 MiB where the memory map keeps it.
+void write_firmware_tables(const GuestMemory& memory, const Vm::Config& config) {
+  const auto place = [&memory](std::span<const std::byte> bytes, uint64_t at, uint64_t end) {
+    std::byte* to = memory.at(at, bytes.size());
+    ENSURE(to != nullptr && at + bytes.size() <= end);
+    std::copy(bytes.begin(), bytes.end(), to);
+  };
+  place(build_acpi_tables({.vcpus = config.vcpus, .address = layout::kAcpiTables}),
+        layout::kAcpiTables, layout::kGenerationId);
+  place(config.generation_id.guid_bytes(), layout::kGenerationId, layout::kSmbios);
+  place(build_smbios({.uuid = config.uuid, .address = layout::kSmbios}), layout::kSmbios,
+        layout::kHighRamStart);
 }
 
 }  // namespace
@@ -152,11 +169,7 @@ Result<> Vm::load_kernel(const BootFiles& files, const std::string& command_line
   if (state_->state.now() != VmState::kCreated) {
     return failed("a kernel cannot be loaded into a VM that has been started");
   }
-  const std::vector<std::byte> acpi =
-      build_acpi_tables({.vcpus = state_->config.vcpus, .address = layout::kAcpiTables});
-  std::byte* to = state_->memory->at(layout::kAcpiTables, acpi.size());
-  ENSURE(to != nullptr && layout::kAcpiTables + acpi.size() <= layout::kHighRamStart);
-  std::memcpy(to, acpi.data(), acpi.size());
+  write_firmware_tables(*state_->memory, state_->config);
   state_->cpu_start = TRY(load_guest(*state_->memory, files,
                                      {.command_line = command_line, .rsdp = layout::kAcpiTables}));
   return {};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/uuid.h"
 #include "vmm/char_backend.h"
 #include "vmm/guest_memory.h"
 #include "vmm/stop_reason.h"
@@ -29,6 +30,8 @@ class Vm {
  public:
   struct Config {
     std::string name;
+    Uuid uuid;           // SMBIOS tells it
+    Uuid generation_id;  // of the vmgenid device
     uint64_t memory_bytes = 0;
     bool huge_pages = false;
     unsigned vcpus = 1;                       // 1 to kMaxVcpus
@@ -62,7 +65,7 @@ class Vm {
   Result<> unplug(unsigned slot);
 
   // Loads kernel (bzImage, or ELF with a PVH note), initrd and command line, and writes the ACPI
-  // tables and boot information.
+  // and SMBIOS tables, the generation ID and boot information.
   Result<> load_kernel(const BootFiles& files, const std::string& command_line);
 
   // Runs the vCPUs. `on_stop` is called once, on any thread, when the guest's run ends.

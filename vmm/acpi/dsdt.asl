@@ -95,6 +95,18 @@ DefinitionBlock ("", "DSDT", 2, "PLUMB", "PLUMBVM", 0x00000001)
             }
         }
 
+        // Virtual Machine Generation ID: names a state of the VM's life, so that the guest notices
+        // when it has become a copy, or its own past. "VM_Gen_Counter" is longer than ACPI allows;
+        // guests look for either. No Notify: it changes only while the VM is off.
+        Device (VGEN)
+        {
+            Name (_HID, "PLMB0001")
+            Name (_CID, Package (2) { "VM_Gen_Counter", "VMGENCTR" })
+            Name (_DDN, "VM_Gen_Counter")
+            // Low and high half of kGenerationId.
+            Name (ADDR, Package (2) { 0x000EF000, Zero })
+        }
+
         // Kept from everyone else: ECAM, the ACPI registers.
         Device (MBRD)
         {

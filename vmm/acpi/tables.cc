@@ -1,7 +1,6 @@
 #include "vmm/acpi/tables.h"
 
-#include <cstring>
-#include <numeric>
+#include <algorithm>
 #include <span>
 #include <string_view>
 
@@ -9,16 +8,17 @@
 #include "base/endian.h"
 #include "vmm/acpi/pm_block.h"
 #include "vmm/layout.h"
+#include "vmm/table_bytes.h"
 
 namespace plumb {
 namespace {
 
 #include "dsdt.hex"  // dsdt_aml_code, made from dsdt.asl by iasl
 
-// Grows byte by byte; the sizes and checksums are filled in at the end.
-class Table {
+// With the common header of all tables but RSDP and FACS (5.2.6); its size and checksum are filled
+// in at the end.
+class Table : public TableBytes {
  public:
-  // With the common header of all tables but RSDP and FACS (5.2.6).
   Table(std::string_view signature, uint8_t revision) {
     text(signature);
     u32(0);  // length
@@ -30,16 +30,7 @@ class Table {
     text("PLMB");
     u32(1);
   }
-  Table() = default;
 
-  void u8(unsigned value) { bytes_.push_back(static_cast<std::byte>(value)); }
-  void u16(uint16_t value) { number(value); }
-  void u32(uint32_t value) { number(value); }
-  void u64(uint64_t value) { number(value); }
-  void text(std::string_view value) {
-    for (const char c : value) u8(static_cast<unsigned char>(c));
-  }
-  void zeroes(size_t count) { bytes_.resize(bytes_.size() + count); }
   // Generic Address Structure (5.2.3.2) of an I/O port.
   void port(uint8_t bits, uint8_t access_size, uint16_t address) {
     u8(1);
@@ -50,31 +41,15 @@ class Table {
   }
 
   std::vector<std::byte> finish() {
-    store_le<uint32_t>(&bytes_[4], static_cast<uint32_t>(bytes_.size()));
-    checksum(9, bytes_.size());
-    return std::move(bytes_);
+    store_le<uint32_t>(&(*this)[4], static_cast<uint32_t>(size()));
+    checksum(9, size());
+    return take();
   }
-  // Makes the first `length` bytes sum up to zero.
-  void checksum(size_t at, size_t length) {
-    unsigned sum = 0;
-    for (size_t i = 0; i < length; ++i) sum += static_cast<unsigned>(bytes_[i]);
-    bytes_[at] = static_cast<std::byte>(0U - sum);
-  }
-  std::vector<std::byte> take() { return std::move(bytes_); }
-
- private:
-  template <typename T>
-  void number(T value) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + sizeof(T));
-    store_le<T>(&bytes_[at], value);
-  }
-  std::vector<std::byte> bytes_;
 };
 
 // 5.2.10. Only the waking vector's place and the global lock matter, and nobody uses them.
 std::vector<std::byte> build_facs() {
-  Table facs;
+  TableBytes facs;
   facs.text("FACS");
   facs.u32(64);
   facs.zeroes(24);
@@ -207,7 +182,7 @@ std::vector<std::byte> build_xsdt(std::span<const uint32_t> tables) {
 // 5.2.5.3
 std::vector<std::byte> build_rsdp(uint32_t xsdt) {
   constexpr size_t kSize = 36;
-  Table rsdp;
+  TableBytes rsdp;
   rsdp.text("RSD PTR ");
   rsdp.u8(0);  // checksum of the first 20 bytes
   rsdp.text("PLUMB ");
