@@ -1,0 +1,49 @@
+// ArraySet: the arrays of plumb.toml, and, for images that are on none of them, their own file
+// systems' reflinks.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "snapshot/arrays/array_config.h"
+#include "snapshot/arrays/array_provider.h"
+
+namespace plumb {
+
+class ArraySet {
+ public:
+  // They are opened when they are first needed.
+  explicit ArraySet(std::vector<ArrayDefinition> definitions)
+      : definitions_(std::move(definitions)) {}
+  explicit ArraySet(std::vector<std::unique_ptr<ArrayProvider>> arrays)
+      : arrays_(std::move(arrays)) {}
+
+  struct Found {
+    ArrayProvider* array = nullptr;  // stays the set's
+    ArrayVolume volume;
+  };
+  // The first array that has the disk. Errors (kArray): none has, and maybe one does not answer.
+  Result<Found> find(const DiskMedium& medium);
+
+  // By its name, as a record has it; "reflink:FOLDER" is there without any configuration. Error
+  // kArray: it is not in plumb.toml any more.
+  Result<ArrayProvider*> get(const std::string& name);
+
+  // Removes the snapshot of that name, also one that was only begun; without one, does nothing.
+  Result<> remove_snapshot(const std::string& array, const std::string& name);
+  // The same of a volume.
+  Result<> remove_volume(const std::string& array, const std::string& name);
+
+ private:
+  ArrayProvider* opened(const std::string& name) const;
+
+  std::vector<ArrayDefinition> definitions_;
+  std::vector<std::unique_ptr<ArrayProvider>> arrays_;  // those that are open
+};
+
+// An error of an array, as one of kind kArray, unless it has a kind of its own.
+Error array_error(Error error);
+
+}  // namespace plumb

@@ -1,0 +1,324 @@
+#include "snapshot/arrays/array_config.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+#include <span>
+
+#include "base/nearest.h"
+#include "base/toml_file.h"
+#include "rdm/lun_id.h"
+#include "snapshot/arrays/array_names.h"
+
+namespace plumb {
+namespace {
+
+constexpr int64_t kMaxTimeoutSeconds = 86'400;
+// With a snapshot's name it becomes a name in device-mapper, which has 127 bytes.
+constexpr size_t kMaxArrayNameBytes = 32;
+
+// Reads a value into a definition; the error is what is wrong with the value.
+template <typename T>
+struct Key {
+  std::string_view name;
+  Result<> (*set)(T& target, const toml::node& value);
+  bool required = false;
+};
+
+// ---- values -------------------------------------------------------------------------------------
+
+Result<std::string> text_of(const toml::node& value) {
+  const auto* text = value.as_string();
+  if (text == nullptr || text->get().empty()) return usage_error("write a text");
+  if (text->get().find('\0') != std::string::npos) return usage_error("it has a NUL in it");
+  return text->get();
+}
+
+Result<std::string> path_of(const toml::node& value) {
+  std::string path = TRY(text_of(value));
+  if (path[0] == '/') return path;
+  return usage_error("'{}' is no absolute path", path);
+}
+
+Result<unsigned> milliseconds_of(const toml::node& value) {
+  const auto* number = value.as_integer();
+  if (number != nullptr && number->get() >= 1 && number->get() <= kMaxTimeoutSeconds) {
+    return static_cast<unsigned>(number->get() * 1000);
+  }
+  return usage_error("write seconds from 1 to {}", kMaxTimeoutSeconds);
+}
+
+Result<std::vector<std::string>> texts_of(const toml::node& value) {
+  const auto* array = value.as_array();
+  if (array == nullptr) return usage_error("write a list of texts, [\"…\"]");
+  std::vector<std::string> all;
+  for (const toml::node& element : *array) all.push_back(TRY(text_of(element)));
+  return all;
+}
+
+Result<std::map<std::string, std::string>> table_of(const toml::node& value) {
+  const auto* table = value.as_table();
+  if (table == nullptr) return usage_error("write a table of texts, {{ \"…\" = \"…\" }}");
+  std::map<std::string, std::string> all;
+  for (const auto& [name, element] : *table) {
+    all[std::string(name.str())] = TRY(text_of(element));
+  }
+  return all;
+}
+
+Result<std::map<std::string, std::string>> luns_of(const toml::node& value) {
+  std::map<std::string, std::string> luns;
+  for (const auto& [wwn, volume] : TRY(table_of(value))) {
+    const LunId id = TRY(LunId::parse(wwn));
+    if (!luns.emplace(id.text(), volume).second) {
+      return usage_error("the LUN {} is there twice", id.text());
+    }
+  }
+  return luns;
+}
+
+Result<std::vector<std::string>> wwns_of(const toml::node& value) {
+  std::vector<std::string> wwns;
+  for (const std::string& text : TRY(texts_of(value))) {
+    const LunId id = TRY(LunId::parse(text));
+    if (std::ranges::find(wwns, id.text()) != wwns.end()) {
+      return usage_error("the LUN {} is there twice", id.text());
+    }
+    wwns.push_back(id.text());
+  }
+  return wwns;
+}
+
+// A name in device-mapper, or its path. It goes into messages to the kernel.
+Result<std::string> mapper_name_of(const toml::node& value) {
+  std::string name = TRY(text_of(value));
+  constexpr std::string_view kFolder = "/dev/mapper/";
+  if (name.starts_with(kFolder)) name.erase(0, kFolder.size());
+  if (!name.empty() && name.size() < 128 && name.find_first_of("/ ") == std::string::npos) {
+    return name;
+  }
+  return usage_error("'{}' is no device of device-mapper, such as /dev/mapper/pool0", name);
+}
+
+Result<ArrayProvider::Abilities> abilities_of(const toml::node& value) {
+  constexpr std::string_view kKnown[] = {"group", "instant", "provisions", "writable-snapshots"};
+  ArrayProvider::Abilities abilities{.instant = false};
+  for (const std::string& word : TRY(texts_of(value))) {
+    if (std::ranges::find(kKnown, word) == std::end(kKnown)) {
+      return usage_error("unknown ability '{}'{}", word, nearest_hint(word, kKnown));
+    }
+    abilities.group = abilities.group || word == "group";
+    abilities.instant = abilities.instant || word == "instant";
+    abilities.provisions = abilities.provisions || word == "provisions";
+    abilities.writable_snapshots = abilities.writable_snapshots || word == "writable-snapshots";
+  }
+  return abilities;
+}
+
+// ---- keys ---------------------------------------------------------------------------------------
+
+template <auto kMember, auto kRead, typename T>
+Result<> set(T& target, const toml::node& value) {
+  target.*kMember = TRY(kRead(value));
+  return {};
+}
+
+// "VG/POOL"; both become arguments of lvm(8).
+Result<> set_lvm_pool(LvmThinConfig& target, const toml::node& value) {
+  const std::string text = TRY(text_of(value));
+  const size_t slash = text.find('/');
+  const auto is_name = [](std::string_view name) {
+    constexpr std::string_view kLetters =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-";
+    return !name.empty() && name[0] != '-' &&
+           name.find_first_not_of(kLetters) == std::string_view::npos;
+  };
+  if (slash == std::string::npos || !is_name(text.substr(0, slash)) ||
+      !is_name(text.substr(slash + 1))) {
+    return usage_error("'{}' is no thin pool of LVM, such as vg0/pool", text);
+  }
+  target.volume_group = text.substr(0, slash);
+  target.pool = text.substr(slash + 1);
+  return {};
+}
+
+using Reflink = ReflinkConfig;
+constexpr Key<Reflink> kReflinkKeys[] = {{"folder", set<&Reflink::folder, path_of, Reflink>, true}};
+
+using Command = CommandConfig;
+constexpr Key<Command> kCommandKeys[] = {
+    {"program", set<&Command::program, path_of, Command>, true},
+    {"abilities", set<&Command::abilities, abilities_of, Command>},
+    {"timeout", set<&Command::timeout_ms, milliseconds_of, Command>},
+    {"take-timeout", set<&Command::take_timeout_ms, milliseconds_of, Command>},
+    {"settings", set<&Command::settings, table_of, Command>},
+};
+
+using DmThin = DmThinConfig;
+constexpr Key<DmThin> kDmThinKeys[] = {
+    {"pool", set<&DmThin::pool, mapper_name_of, DmThin>, true},
+    {"luns", set<&DmThin::luns, luns_of, DmThin>},
+    {"state", set<&DmThin::state_path, path_of, DmThin>},
+};
+
+using LvmThin = LvmThinConfig;
+constexpr Key<LvmThin> kLvmThinKeys[] = {
+    {"pool", set_lvm_pool, true},
+    {"luns", set<&LvmThin::luns, luns_of, LvmThin>},
+};
+
+using Xcopy = XcopyConfig;
+constexpr Key<Xcopy> kXcopyKeys[] = {
+    {"luns", set<&Xcopy::luns, wwns_of, Xcopy>, true},
+    {"spares", set<&Xcopy::spares, wwns_of, Xcopy>, true},
+    {"state", set<&Xcopy::state_path, path_of, Xcopy>},
+};
+
+// Of a definition with a state file: where it is unless something else was said.
+template <typename T>
+void set_state_path(T& config, const std::string& folder) {
+  if constexpr (requires { config.state_path; }) {
+    if (config.state_path.empty()) config.state_path = folder + "/" + config.name + ".json";
+  }
+}
+
+// What no key alone can say.
+template <typename T>
+Result<> check(const T&) {
+  return {};
+}
+
+Result<> check(const XcopyConfig& config) {
+  for (const std::string& spare : config.spares) {
+    if (std::ranges::find(config.luns, spare) == config.luns.end()) continue;
+    return usage_error("the LUN {} is to be copied, and a spare to be overwritten", spare);
+  }
+  return {};
+}
+
+template <typename T, size_t N>
+Result<ArrayDefinition> read_definition(const Key<T> (&keys)[N], const std::string& name,
+                                        const toml::table& table, const std::string& state_folder) {
+  std::vector<std::string_view> known = {"name", "provider"};
+  for (const Key<T>& key : keys) known.push_back(key.name);
+  T config;
+  config.name = name;
+  for (const auto& [word, value] : table) {
+    if (word.str() == "name" || word.str() == "provider") continue;
+    const auto key = std::ranges::find(keys, word.str(), &Key<T>::name);
+    if (key == std::end(keys)) {
+      return usage_error("unknown key '{}'{}", word.str(), nearest_hint(word.str(), known));
+    }
+    Result<> read = key->set(config, value);
+    if (!read) return usage_error("{}: {}", word.str(), read.error().message);
+  }
+  for (const Key<T>& key : keys) {
+    if (key.required && !table.contains(key.name)) {
+      return usage_error("the key '{}' is missing", key.name);
+    }
+  }
+  TRY(check(config));
+  set_state_path(config, state_folder);
+  return ArrayDefinition(std::move(config));
+}
+
+struct Provider {
+  std::string_view name;
+  Result<ArrayDefinition> (*read)(const std::string& name, const toml::table& table,
+                                  const std::string& state_folder);
+};
+
+template <const auto& kKeys>
+Result<ArrayDefinition> read_with(const std::string& name, const toml::table& table,
+                                  const std::string& state_folder) {
+  return read_definition(kKeys, name, table, state_folder);
+}
+
+constexpr Provider kProviders[] = {
+    {"reflink", read_with<kReflinkKeys>}, {"command", read_with<kCommandKeys>},
+    {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
+    {"xcopy", read_with<kXcopyKeys>},
+};
+
+Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
+  const auto* name = table.get("name");
+  if (name == nullptr) return usage_error("it has no name");
+  const std::string array = TRY(text_of(*name));
+  if (!is_array_name(array) || array.size() > kMaxArrayNameBytes) {
+    return usage_error("'{}' is no name for an array; use a-z, 0-9 and '-', {} at most", array,
+                       kMaxArrayNameBytes);
+  }
+  const auto* provider = table.get("provider");
+  std::vector<std::string_view> known;
+  for (const Provider& one : kProviders) known.push_back(one.name);
+  if (provider == nullptr)
+    return usage_error("it has no provider; write one of {}", fmt::join(known, ", "));
+  const std::string word = TRY(text_of(*provider));
+  const auto found = std::ranges::find(kProviders, word, &Provider::name);
+  if (found != std::end(kProviders)) return found->read(array, table, state_folder);
+  return usage_error("unknown provider '{}'{}", word, nearest_hint(word, known));
+}
+
+}  // namespace
+
+const std::string& array_name(const ArrayDefinition& definition) {
+  return std::visit([](const auto& config) -> const std::string& { return config.name; },
+                    definition);
+}
+
+Result<std::vector<ArrayDefinition>> read_arrays(std::string_view text, std::string_view file_name,
+                                                 const std::string& state_folder) {
+  const toml::table parsed = TRY(parse_toml(text, file_name));
+  const toml::node* node = parsed.get("array");
+  std::vector<ArrayDefinition> all;
+  if (node == nullptr) return all;
+  const auto* tables = node->as_array();
+  if (tables == nullptr || !tables->is_array_of_tables()) {
+    return usage_error("{}: write an array as [[array]] with its keys below", file_name);
+  }
+  std::set<std::string> names;
+  for (const toml::node& table : *tables) {
+    const std::string where =
+        fmt::format("{}: line {}: array: ", file_name, table.source().begin.line);
+    Result<ArrayDefinition> read = read_array(*table.as_table(), state_folder);
+    if (!read) return usage_error("{}{}", where, read.error().message);
+    const std::string& name = array_name(read.value());
+    if (!names.insert(name).second) {
+      return usage_error("{}two arrays have the name '{}'; give each its own", where, name);
+    }
+    all.push_back(std::move(read).value());
+  }
+  return all;
+}
+
+Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definition) {
+  struct Open {
+    Result<std::unique_ptr<ArrayProvider>> operator()(const ReflinkConfig& config) const {
+      return open_reflink_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const CommandConfig& config) const {
+      return make_command_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const DmThinConfig& config) const {
+      return make_dm_thin_array(config, std::make_unique<KernelDeviceMapper>());
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const LvmThinConfig& config) const {
+      return make_lvm_thin_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const XcopyConfig& config) const {
+      return make_xcopy_array(config);
+    }
+  };
+  return std::visit(Open(), definition);
+}
+
+Result<std::vector<std::unique_ptr<ArrayProvider>>> open_arrays(
+    const std::vector<ArrayDefinition>& definitions) {
+  std::vector<std::unique_ptr<ArrayProvider>> all;
+  all.reserve(definitions.size());
+  for (const ArrayDefinition& definition : definitions) all.push_back(TRY(open_array(definition)));
+  return all;
+}
+
+}  // namespace plumb

@@ -1,0 +1,159 @@
+#include "snapshot/arrays/array_config.h"
+
+#include <catch2/catch.hpp>
+
+namespace plumb {
+namespace {
+
+constexpr const char* kFolder = "/var/lib/plumb/arrays";
+
+std::vector<ArrayDefinition> read(const std::string& text) {
+  Result<std::vector<ArrayDefinition>> arrays = read_arrays(text, "plumb.toml", kFolder);
+  INFO((arrays ? std::string() : arrays.error().message));
+  REQUIRE(arrays.ok());
+  return std::move(arrays).value();
+}
+
+std::string refusal(const std::string& text) {
+  Result<std::vector<ArrayDefinition>> arrays = read_arrays(text, "plumb.toml", kFolder);
+  if (arrays) return "";
+  CHECK(arrays.error().kind == ErrorKind::kUsage);
+  return arrays.error().message;
+}
+
+}  // namespace
+
+TEST_CASE("plumb.toml says which arrays there are") {
+  const auto arrays = read(R"(
+    [defaults]
+    memory = "1G"
+    [[array]]
+    name = "images"
+    provider = "reflink"
+    folder = "/srv/images"
+    [[array]]
+    name = "rack-2"
+    provider = "command"
+    program = "/usr/local/lib/rack-2"
+    abilities = ["instant", "group"]
+    timeout = 30
+    take-timeout = 2
+    settings = { user = "plumb", host = "rack-2" }
+    [[array]]
+    name = "thin"
+    provider = "dm-thin"
+    pool = "/dev/mapper/pool0"
+    luns = { "wwn-0x60014051234abcd5000000000000000a" = "db1-data" }
+    [[array]]
+    name = "thin-2"
+    provider = "dm-thin"
+    pool = "pool1"
+    state = "/srv/state"
+    [[array]]
+    name = "lvm"
+    provider = "lvm-thin"
+    pool = "vg0/pool"
+    luns = { "naa.60014051234abcd5000000000000000b" = "db1-log" }
+    [[array]]
+    name = "mirror"
+    provider = "xcopy"
+    luns = ["naa.60014051234abcd5000000000000000c"]
+    spares = ["wwn-0x60014051234abcd5000000000000000d"]
+  )");
+  REQUIRE(arrays.size() == 6);
+  const auto& mirror = std::get<XcopyConfig>(arrays[5]);
+  CHECK(mirror.luns == std::vector<std::string>{"naa.60014051234abcd5000000000000000c"});
+  CHECK(mirror.spares == std::vector<std::string>{"naa.60014051234abcd5000000000000000d"});
+  CHECK(mirror.state_path == "/var/lib/plumb/arrays/mirror.json");
+  CHECK(std::get<LvmThinConfig>(arrays[4]).volume_group == "vg0");
+  CHECK(std::get<LvmThinConfig>(arrays[4]).pool == "pool");
+  CHECK(std::get<LvmThinConfig>(arrays[4]).luns.size() == 1);
+  CHECK(array_name(arrays[0]) == "images");
+  CHECK(std::get<ReflinkConfig>(arrays[0]).folder == "/srv/images");
+  const auto& command = std::get<CommandConfig>(arrays[1]);
+  CHECK(command.name == "rack-2");
+  CHECK(command.program == "/usr/local/lib/rack-2");
+  CHECK(command.timeout_ms == 30'000);
+  CHECK(command.take_timeout_ms == 2'000);
+  CHECK(command.settings.at("host") == "rack-2");
+  CHECK(command.abilities.group);
+  CHECK(command.abilities.instant);
+  CHECK_FALSE(command.abilities.provisions);
+  CHECK_FALSE(command.abilities.writable_snapshots);
+  const auto& thin = std::get<DmThinConfig>(arrays[2]);
+  CHECK(thin.pool == "pool0");
+  CHECK(thin.luns.at("naa.60014051234abcd5000000000000000a") == "db1-data");
+  CHECK(thin.state_path == "/var/lib/plumb/arrays/thin.json");
+  CHECK(std::get<DmThinConfig>(arrays[3]).pool == "pool1");
+  CHECK(std::get<DmThinConfig>(arrays[3]).state_path == "/srv/state");
+}
+
+TEST_CASE("a file without arrays has none") {
+  CHECK(read("").empty());
+  CHECK(read("[defaults]\nname = \"x\"").empty());
+}
+
+TEST_CASE("an array that cannot be is refused with its line and what is near") {
+  const std::string reflink = "[[array]]\nname = \"a\"\nprovider = \"reflink\"\n";
+  const std::string command = "[[array]]\nname = \"a\"\nprovider = \"command\"\nprogram = \"/p\"\n";
+  const std::string thin = "[[array]]\nname = \"a\"\nprovider = \"dm-thin\"\n";
+  const std::string lvm = "[[array]]\nname = \"a\"\nprovider = \"lvm-thin\"\n";
+  const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
+  const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
+      {"[[array]]\nprovider = \"reflink\"", "plumb.toml: line 1: array: it has no name"},
+      {"\n[[array]]\nname = \"A\"", "plumb.toml: line 2: array: 'A' is no name for an array"},
+      {"[[array]]\nname = 1", "write a text"},
+      {"[[array]]\nname = \"a\"", "it has no provider; write one of reflink, command, dm-thin"},
+      {"[[array]]\nname = \"a\"\nprovider = \"dmthin\"",
+       "unknown provider 'dmthin'; did you mean 'dm-thin'?"},
+      {reflink, "the key 'folder' is missing"},
+      {reflink + "foldr = \"/srv\"", "unknown key 'foldr'; did you mean 'folder'?"},
+      {reflink + "folder = \"srv\"", "folder: 'srv' is no absolute path"},
+      {reflink + "folder = \"\"", "folder: write a text"},
+      {reflink + "folder = \"/a\\u0000b\"", "folder: it has a NUL in it"},
+      {reflink + "folder = [\"/srv\"]", "folder: write a text"},
+      {reflink + "folder = \"/srv\"\npool = \"p\"", "unknown key 'pool'"},
+      {command + "abilities = [\"grope\"]", "unknown ability 'grope'; did you mean 'group'?"},
+      {command + "abilities = \"group\"", "abilities: write a list"},
+      {command + "timeout = 0", "timeout: write seconds from 1 to 86400"},
+      {command + "take-timeout = \"5\"", "take-timeout: write seconds"},
+      {command + "settings = { a = 1 }", "settings: write a text"},
+      {command + "settings = 1", "settings: write a table"},
+      {thin + "pool = \"/dev/sda\"", "pool: '/dev/sda' is no device of device-mapper"},
+      {thin + "pool = \"a b\"", "pool: 'a b' is no device of device-mapper"},
+      {thin + "pool = \"p\"\nluns = { sda = \"x\" }", "luns: 'sda' is not the identity of a LUN"},
+      {thin + "pool = \"p\"\nluns = { \"naa.60014051234abcd5000000000000000a\" = \"x\", "
+              "\"0x60014051234abcd5000000000000000a\" = \"y\" }",
+       "is there twice"},
+      {reflink + "folder = \"/a\"\n" + reflink + "folder = \"/b\"",
+       "plumb.toml: line 5: array: two arrays have the name 'a'"},
+      {lvm, "the key 'pool' is missing"},
+      {lvm + "pool = \"pool\"", "pool: 'pool' is no thin pool of LVM, such as vg0/pool"},
+      {lvm + "pool = \"-vg/pool\"", "is no thin pool of LVM"},
+      {lvm + "pool = \"vg/po ol\"", "is no thin pool of LVM"},
+      {"[[array]]\nname = \"" + std::string(33, 'a') + "\"", "is no name for an array"},
+      {xcopy, "the key 'luns' is missing"},
+      {xcopy + "luns = [\"sda\"]", "luns: 'sda' is not the identity of a LUN"},
+      {xcopy + "luns = [\"naa.60014051234abcd5000000000000000a\", "
+               "\"0x60014051234abcd5000000000000000a\"]",
+       "is there twice"},
+      {xcopy + "luns = [\"naa.60014051234abcd5000000000000000a\"]\n"
+               "spares = [\"0x60014051234abcd5000000000000000a\"]",
+       "is to be copied, and a spare to be overwritten"},
+      {"[array]\nname = \"a\"", "write an array as [[array]]"},
+      {"array = 1", "write an array as [[array]]"},
+      {"[[array]", "plumb.toml: line 1"},
+  }));
+  CAPTURE(text);
+  CHECK_THAT(refusal(text), Catch::Contains(reason));
+}
+
+TEST_CASE("an array that cannot be opened is an error that names it") {
+  const auto arrays =
+      read("[[array]]\nname = \"a\"\nprovider = \"reflink\"\nfolder = \"/no/where\"");
+  Result<std::vector<std::unique_ptr<ArrayProvider>>> opened = open_arrays(arrays);
+  REQUIRE_FALSE(opened.ok());
+  CHECK_THAT(opened.error().message, Catch::StartsWith("array a: "));
+}
+
+}  // namespace plumb

@@ -1,0 +1,29 @@
+// LeaseClient: the owner's end of a FreezeLease (freeze_lease.h). What it froze and held is let go
+// when it dies.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace plumb {
+
+class LeaseClient {
+ public:
+  // `socket`: connected to the lease's JsonServer.
+  explicit LeaseClient(UniqueFd socket) : socket_(std::move(socket)) {}
+
+  // Sends {"do": `what`, and `more`}, and does not wait: so several guests work at once.
+  Result<> ask(const char* what, nlohmann::json more);
+  // The answer; the lease has its own limits, this one is for a VM that does not answer at all.
+  Result<nlohmann::json> answer(int timeout_ms);
+
+  Result<nlohmann::json> call(const char* what, nlohmann::json more, int timeout_ms);
+
+ private:
+  UniqueFd socket_;
+};
+
+}  // namespace plumb
