@@ -42,6 +42,7 @@ Result<ExitCode> resize_disk(const std::string& vm_name, const std::string& disk
 struct AttachOptions {
   std::string vm;
   std::string id;
+  std::string snapshot;                     // "ID/DISK" in place of a source; "" for none
   std::map<std::string, std::string> keys;  // disk keys given as flags; "" is not given
   std::map<std::string, bool> switches;
 };

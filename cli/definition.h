@@ -42,6 +42,8 @@ struct NetDefinition {
 
 struct VmDefinition {
   std::string name;
+  std::string uuid;           // what the guest sees as its own; "" is derived from the name
+  std::string generation_id;  // a UUID that each life after a copy has new; "" is derived from uuid
   uint64_t memory_bytes = 512ULL << 20U;
   bool huge_pages = false;
   bool registered_memory = false;  // with io_uring, for the disks: all of it pinned
@@ -61,6 +63,9 @@ struct VmDefinition {
 // Reads a definition file's text over `definition`. Errors are of kind kUsage and name the line or
 // key; an unknown key is answered with the nearest known one. Pure.
 Result<> read_toml(std::string_view text, std::string_view file_name, VmDefinition& definition);
+
+// The definition as a file that read_toml() reads; what is as usual is left out. Pure.
+std::string print_toml(const VmDefinition& definition);
 
 // Sets one VM key from a flag: "memory", "512M". Pure.
 Result<> set_key(VmDefinition& definition, std::string_view key, std::string_view value);

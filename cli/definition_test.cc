@@ -117,6 +117,38 @@ TEST_CASE(
   CHECK(vm.disks[3].on_error == "pause");
 }
 
+TEST_CASE("a VM's UUID and generation ID come from its name, unless they are given") {
+  const auto identity = [](std::string_view toml) {
+    VmDefinition vm;
+    REQUIRE(read_toml(toml, "vm.toml", vm).ok());
+    REQUIRE(complete(vm).ok());
+    return std::pair(vm.uuid, vm.generation_id);
+  };
+  const auto derived = identity("name = \"db1\"\nkernel = \"k\"");
+  // As docs/vm-definition.md has uuidgen make them: guests depend on their staying so.
+  CHECK(derived.first == "b4a21963-7b4a-5ac4-a7fc-00b469853ea2");
+  CHECK(derived.second == "da608008-a4c9-5ce3-bb66-7604beee7f19");
+  CHECK(derived == identity("name = \"db1\"\nkernel = \"other\"\nmemory = \"1G\""));
+  CHECK(derived.first != identity("name = \"db2\"\nkernel = \"k\"").first);
+
+  const std::string given = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
+  const auto with_uuid =
+      identity("name = \"db1\"\nkernel = \"k\"\nuuid = \"3F2504E0-4F89-41d3-9a0c-0305e82c3301\"");
+  CHECK(with_uuid.first == given);
+  CHECK(with_uuid.second != derived.second);
+  const auto with_generation =
+      identity("name = \"db1\"\nkernel = \"k\"\ngeneration-id = \"" + given + "\"");
+  CHECK(with_generation == std::pair(derived.first, given));
+}
+
+TEST_CASE("a UUID that stands for none is refused, as is what is no UUID") {
+  CHECK_THAT(refusal("uuid = \"db1\""), Catch::Contains("uuid: 'db1' is not a UUID"));
+  CHECK_THAT(refusal("uuid = \"00000000-0000-0000-0000-000000000000\""),
+             Catch::Contains("stands for no UUID"));
+  CHECK_THAT(refusal("generation-id = \"ffffffff-ffff-ffff-ffff-ffffffffffff\""),
+             Catch::Contains("stands for no UUID"));
+}
+
 TEST_CASE("a definition survives the way to the VM's process") {
   VmDefinition vm;
   REQUIRE(set_key(vm, "name", "db1").ok());
@@ -218,6 +250,48 @@ TEST_CASE("flags that cannot be are refused") {
   CHECK_FALSE(parse_disk_flag("", DiskFlag::kLun).ok());
   CHECK_FALSE(parse_net_flag("tap0").ok());
   CHECK_FALSE(parse_net_flag("tap=t,mac=zz").ok());
+}
+
+TEST_CASE("a definition is printed as it is read") {
+  VmDefinition vm;
+  REQUIRE(read_toml(R"(name = "db1"
+memory = "1G"
+huge-pages = true
+vcpus = 3
+kernel = "/srv/a b/vmlinuz"
+cmdline = "root=/dev/vda x=\"quoted\" \\ back"
+console = "virtio"
+vcpu-cpus = "2-4"
+io-poll-us = 0
+[[disk]]
+id = "root"
+image = "/srv/root.img"
+cache = "writeback"
+discard = false
+bandwidth = "100M"
+[[disk]]
+id = "data"
+lun = "naa.60014051234abcd5000000000000000a"
+bus = "scsi"
+path-timeout = 30
+iops = 500
+burst-seconds = 4
+[[net]]
+tap = "tap0"
+)",
+                    "vm.toml", vm)
+              .ok());
+  REQUIRE(complete(vm).ok());
+  VmDefinition again;
+  REQUIRE(read_toml(print_toml(vm), "printed", again).ok());
+  REQUIRE(complete(again).ok());
+  CHECK(to_json(again) == to_json(vm));
+  VmDefinition odd;
+  odd.name = "n";
+  odd.kernel = std::string("/k\x01\n\"\\\x7fü");
+  VmDefinition read;
+  REQUIRE(read_toml(print_toml(odd), "printed", read).ok());
+  CHECK(read.kernel == odd.kernel);
 }
 
 }  // namespace plumb

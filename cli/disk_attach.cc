@@ -5,7 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/program.h"
+#include "base/text.h"
 #include "cli/attach_socket.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/disk_source.h"
 #include "cli/output.h"
@@ -17,13 +20,42 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr unsigned kMapTimeoutMs = 120'000;  // an array may take its time
 constexpr std::chrono::milliseconds kLookEvery{100};
 // How long a disk that was taken from the guest may have requests at its medium before we go.
 constexpr std::chrono::seconds kDrainPatience{5};
 
+// Has plumb-snapshot, which knows arrays, show a snapshot's disk to this host, and makes it the
+// source of the new one.
+Result<> take_from_snapshot(DiskDefinition& disk, const AttachOptions& options) {
+  const auto read_only = options.switches.find("read-only");
+  if (read_only == options.switches.end() || !read_only->second) {
+    return usage_error("a snapshot is attached for reading only; add --read-only");
+  }
+  const ProgramAnswer answer =
+      TRY(run_program({.program = program_beside("plumb-snapshot"),
+                       .arguments = {"snapshot", "map", options.snapshot, "--json"},
+                       .input = "",
+                       .environment = {},
+                       .timeout_ms = kMapTimeoutMs}));
+  if (answer.exit_status != 0) {
+    // Its sentence, as it would have said it to us.
+    const std::string words = last_words(answer.errors);
+    constexpr std::string_view kStart = "plumb: ";
+    return make_error(kind_of_exit(answer.exit_status), "{}",
+                      words.starts_with(kStart) ? words.substr(kStart.size()) : words);
+  }
+  const Json mapped = Json::parse(answer.output, nullptr, false);
+  if (!mapped.is_object()) return failed("plumb-snapshot does not say where the snapshot is");
+  disk.lun = mapped.value("wwn", "");
+  if (disk.lun.empty()) disk.image = mapped.value("device", "");
+  return {};
+}
+
 Result<DiskDefinition> definition_of(const AttachOptions& options) {
   DiskDefinition disk;
   TRY(set_disk_key(disk, "id", options.id));
+  if (!options.snapshot.empty()) TRY(take_from_snapshot(disk, options));
   for (const auto& [key, value] : options.keys) {
     if (!value.empty()) TRY(set_disk_key(disk, key, value));
   }

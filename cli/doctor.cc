@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "blockdev/io_thread.h"
 #include "cli/commands.h"
 #include "cli/output.h"

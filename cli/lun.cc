@@ -5,6 +5,7 @@
 
 #include "base/process.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "rdm/claim.h"

@@ -1,13 +1,19 @@
 // plumb: the administrator's command. Its command line is defined here, what the commands do in a
-// file each (commands.h); a VM itself is the program plumb-vm (vm_main.cc).
+// file each (commands.h); a VM itself is the program plumb-vm (vm_main.cc), and what copies disks
+// is plumb-snapshot (snapshot_main.cc).
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <functional>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+#include <utility>
 
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/definition.h"
-#include "cli/nearest.h"
 
 namespace plumb {
 namespace {
@@ -28,13 +34,6 @@ struct Arguments {
   int timeout_s = 60;
   bool json = false;
 };
-using Action = std::function<Result<ExitCode>()>;
-
-CLI::App* add_command(CLI::App& app, const char* name, const char* help, const char* example) {
-  CLI::App* command = app.add_subcommand(name, help);
-  command->footer(std::string("Example: ") + example);
-  return command;
-}
 
 void add_run(CLI::App& app, RunOptions& options, Action& action) {
   CLI::App* run = add_command(
@@ -120,6 +119,8 @@ void add_attach(CLI::App& disk, Arguments& args, Action& action) {
       attach->add_option("--" + name, options.keys[name], help);
     }
   }
+  attach->add_option("--snapshot", options.snapshot,
+                     "a snapshot's disk in place of a source, with --read-only: ID/DISK");
   attach->callback([&] { action = [&args] { return attach_disk(args.attach); }; });
 
   CLI::App* detach = add_vm_command(
@@ -217,27 +218,26 @@ void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
   doctor->callback([&] { action = [&args] { return examine_host(args.json); }; });
 }
 
-int report(const Error& error) {
-  fmt::print(stderr, "plumb: {}\n", error.message);
-  return exit_code_of(error.kind);
-}
+// Commands that a program of its own has, which may take its time to start: their group's name and
+// help.
+constexpr std::pair<const char*, const char*> kElsewhere[] = {
+    {"array", "storage arrays that plumb.toml names"},
+    {"snapshot", "copies of all disks of a VM, or of several, at one instant"},
+    {"template", "machines to make VMs from"}};
 
-// What is wrong when no command was understood, or more than one: `name` is "plumb" or "plumb lun".
-Error unknown_command(const CLI::App& app, const std::string& name) {
-  const std::vector<std::string> rest = app.remaining();
-  const std::vector<CLI::App*> given = app.get_subcommands();
-  if (rest.empty() && !given.empty()) {
-    return unknown_command(*given.front(), name + " " + given.front()->get_name());
-  }
-  if (rest.empty()) return usage_error("a command is missing; see {} --help", name);
-  std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
-  const std::vector<std::string_view> known(names.begin(), names.end());
-  return usage_error("there is no command '{} {}'{}; see {} --help", name, rest.front(),
-                     nearest_hint(rest.front(), known), name);
+// Becomes plumb-snapshot, with the same arguments.
+int become_elsewhere(char** argv) {
+  const std::string program = program_beside("plumb-snapshot");
+  ::execv(program.c_str(), argv);
+  fmt::print(stderr, "plumb: {} cannot be started: {}\n", program, std::strerror(errno));
+  return kExitFailed;
 }
 
 int run(int argc, char** argv) {
+  const bool elsewhere = argc > 1 && std::ranges::any_of(kElsewhere, [argv](const auto& group) {
+                           return std::string_view(group.first) == argv[1];
+                         });
+  if (elsewhere) return become_elsewhere(argv);
   CLI::App app{"plumb runs virtual machines whose disks are raw LUNs or image files"};
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
   app.footer("Each command has --help with an example. Manual: plumb(1).");
@@ -248,19 +248,8 @@ int run(int argc, char** argv) {
   add_disk_commands(app, arguments, action);
   add_rdm_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
-  // An unknown command is answered in our own words; an unknown flag of a command by CLI11.
-  app.allow_extras();
-  for (const char* group : {"disk", "image", "lun", "rdm"})
-    app.get_subcommand(group)->allow_extras();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    return report(usage_error("{}; see plumb --help", error.what()));
-  }
-  if (!action || !app.remaining(true).empty()) return report(unknown_command(app, "plumb"));
-  Result<ExitCode> result = action();
-  return result ? result.value() : report(result.error());
+  for (const auto& [name, help] : kElsewhere) app.add_subcommand(name, help);
+  return run_command_line(app, {"disk", "image", "lun", "rdm"}, action, argc, argv);
 }
 
 }  // namespace

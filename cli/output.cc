@@ -5,20 +5,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-namespace plumb {
+#include "base/text.h"
 
-std::string printable(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\x{:02x}", byte);
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
+namespace plumb {
 
 void Table::print() const {
   std::vector<size_t> widths;

@@ -1,5 +1,5 @@
 // What commands print: tables for people, JSON for programs. Text from devices, guests and file
-// names is made printable first, so that it cannot steer the terminal.
+// names is made printable() first.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -8,9 +8,6 @@
 #include <vector>
 
 namespace plumb {
-
-// Control bytes as \xHH.
-std::string printable(std::string_view text);
 
 class Table {
  public:

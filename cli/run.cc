@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/definition.h"
 #include "cli/runtime_folder.h"
@@ -44,6 +45,12 @@ Result<VmDefinition> definition_of(const RunOptions& options) {
     definition.nets.push_back(TRY(parse_net_flag(text)));
   }
   TRY(complete(definition));
+  // What is recorded of a VM, and told to others, holds wherever they are.
+  for (DiskDefinition& disk : definition.disks) {
+    for (std::string* path : {&disk.image, &disk.rdm}) {
+      if (!path->empty()) *path = std::filesystem::absolute(*path).string();
+    }
+  }
   return definition;
 }
 
@@ -59,11 +66,8 @@ Result<UniqueFd> definition_fd(const VmDefinition& definition) {
   return fd;
 }
 
-// plumb-vm is installed, and built, beside plumb.
 Error exec_vm(const std::string& vm_name, int definition, int status, bool verbose) {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::string program = (self.parent_path() / "plumb-vm").string();
+  const std::string program = program_beside("plumb-vm");
   const std::string definition_text = std::to_string(definition);
   const std::string status_text = std::to_string(status);
   const char* const arguments[] = {"plumb-vm",

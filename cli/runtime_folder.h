@@ -24,6 +24,8 @@ struct RuntimePaths {
         console(folder + "/console.sock"),
         agent(folder + "/agent.sock"),
         disks(folder + "/disks.sock"),
+        lease(folder + "/lease.sock"),
+        freeze(folder + "/freeze"),
         log(folder + "/log") {}
 
   std::string folder;
@@ -31,8 +33,10 @@ struct RuntimePaths {
   std::string control;
   std::string console;
   std::string agent;
-  std::string disks;  // takes disks (attach_socket.h)
-  std::string log;    // of a detached VM
+  std::string disks;   // takes disks (attach_socket.h)
+  std::string lease;   // freezes the guest and holds its disks (snapshot/freeze_lease.h)
+  std::string freeze;  // not empty while the guest may be frozen
+  std::string log;     // of a detached VM
 };
 
 // Makes the folder (mode 0700) and takes its lock, for the life of the descriptor. Error kLocked

@@ -123,7 +123,7 @@ constexpr int kAllowed[] = {
     // clients of the sockets
     SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto),
     SCMP_SYS(sendmsg), SCMP_SYS(shutdown), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
-    SCMP_SYS(getsockname), SCMP_SYS(getpeername),
+    SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(socketpair),
     // memory
     SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
     // threads and signals

@@ -8,7 +8,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
-#include "cli/nearest.h"
+#include "base/nearest.h"
 #include "cli/runtime_folder.h"
 #include "vmm/control_api.h"
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/size.h"
+#include "base/text.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"

@@ -1,5 +1,6 @@
 #include "cli/vm_disks.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -188,6 +189,20 @@ std::unique_ptr<ScsiLun> VmDisks::make_scsi_unit(size_t index) {
   ScsiIdentity identity = scsi_identity(open.definition.serial, open.wwn);
   if (open.access != nullptr) return open.access->make_unit(*open.disk, std::move(identity));
   return std::make_unique<ScsiDisk>(*open.disk, std::move(identity));
+}
+
+Json VmDisks::medium_of(size_t index) const {
+  const Open& open = disks_[index];
+  Json medium{{"id", open.definition.id},
+              {"device", open.device},
+              {"wwn", open.wwn},
+              {"size_bytes", size_of(open)}};
+  struct stat status {};
+  if (!open.is_lun() && open.under != nullptr && ::fstat(fd_of(open.definition.id), &status) == 0) {
+    medium["st_dev"] = status.st_dev;
+    medium["st_ino"] = status.st_ino;
+  }
+  return medium;
 }
 
 std::optional<size_t> VmDisks::index_of(const std::string& id) const {

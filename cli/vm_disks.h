@@ -60,6 +60,9 @@ class VmDisks {
   std::optional<size_t> index_of(const std::string& id) const;
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
+  // Where its content is: {"id", "device": a path, "wwn": "" for an image, "size_bytes", and of an
+  // image "st_dev", "st_ino"}.
+  nlohmann::json medium_of(size_t index) const;
   // The logical unit of a disk on the SCSI bus, as a new guest sees it.
   std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
   // Of the disks on the SCSI bus: they share one; nullptr when there never was any.

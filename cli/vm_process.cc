@@ -15,18 +15,25 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
+#include "base/json_socket.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "base/uuid.h"
 #include "cli/attach_socket.h"
 #include "cli/disk_source.h"
 #include "cli/event_log.h"
 #include "cli/guest_disks.h"
+#include "cli/held_disks.h"
 #include "cli/keeper_process.h"
 #include "cli/lun_recovery.h"
 #include "cli/runtime_folder.h"
 #include "cli/sandbox.h"
 #include "cli/terminal.h"
 #include "cli/vm_disks.h"
+#include "snapshot/agent_freezer.h"
+#include "snapshot/freeze_journal.h"
+#include "snapshot/freeze_lease.h"
 #include "vmm/boot/loader.h"
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
@@ -78,6 +85,7 @@ class VmProcess {
   Result<> start_disks();
   Result<> open_consoles();
   Result<> open_control_api();
+  Result<> open_lease();
   Result<> boot();
   void end_guest();
   Result<> add_devices(Vm& vm);
@@ -97,6 +105,7 @@ class VmProcess {
   void end(ExitCode code);
   [[noreturn]] void leave_requests(const Error& error);
   nlohmann::json status() const;
+  nlohmann::json what_is_copied() const;
 
   const VmDefinition definition_;
   const bool foreground_;
@@ -117,9 +126,15 @@ class VmProcess {
   std::unique_ptr<CharHub> agent_;
   boost::asio::signal_set signals_;
   std::unique_ptr<ControlApi> api_;
-  std::unique_ptr<AttachServer> attach_server_;
+  std::unique_ptr<JsonServer> attach_server_;
   EventLog events_;
   std::optional<GuestDisks> guest_disks_;
+  std::optional<FreezeJournal> freeze_journal_;
+  UniqueFd lease_ends_;  // an eventfd: the lease's agent is waited for no longer
+  std::optional<AgentFreezer> freezer_;
+  std::optional<HeldDisks> held_disks_;
+  std::optional<FreezeLease> lease_;
+  std::unique_ptr<JsonServer> lease_server_;
   std::vector<unsigned> slots_;  // of the other devices, which keep them over reboots
   uint64_t boots_ = 0;
   std::unique_ptr<Vm> vm_;
@@ -137,6 +152,9 @@ VmProcess::VmProcess(const VmDefinition& definition, bool foreground, EngineDeco
       signals_(context_) {}
 
 VmProcess::~VmProcess() {
+  lease_server_.reset();
+  if (lease_ends_) signal_eventfd(lease_ends_.get());
+  lease_.reset();
   end_guest();  // and its devices first: they use all the rest
   attach_server_.reset();
   api_.reset();
@@ -156,6 +174,7 @@ Result<> VmProcess::start() {
   TRY(drop_capabilities());
   TRY(open_consoles());
   TRY(open_control_api());
+  TRY(open_lease());
   await_signal();
   TRY(boot());
   return restrict_system_calls();
@@ -167,6 +186,7 @@ Result<> VmProcess::open_host_parts() {
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
   sources_ = TRY(open_sources(definition_.disks));
+  freeze_journal_ = TRY(FreezeJournal::open(RuntimePaths(definition_.name).freeze));
   for (const NetDefinition& net : definition_.nets) taps_.push_back(TRY(open_tap(net.tap)));
   return {};
 }
@@ -216,7 +236,11 @@ Result<> VmProcess::open_consoles() {
           [this](const std::string& disk) {
             if (!disks_->lun_of(disk).wwn.empty()) recovery_->keep(disk);
           },
-      .leaves = [this](const std::string& disk) { recovery_->forget(disk); },
+      .leaves =
+          [this](const std::string& disk) {
+            recovery_->forget(disk);
+            held_disks_->forget(disk);
+          },
       .queues = static_cast<uint16_t>(std::min(definition_.vcpus, kMaxDiskQueues))});
   return {};
 }
@@ -238,10 +262,10 @@ Result<> VmProcess::open_control_api() {
                [this](const Json& body) -> Result<Json> { return resize_disk(body); });
   api_->handle("PUT", "/disks/detach",
                [this](const Json& body) -> Result<Json> { return detach_disk(body); });
-  attach_server_ = TRY(AttachServer::listen(context_, RuntimePaths(definition_.name).disks,
-                                            [this](const DiskDefinition& disk, DiskSource source) {
-                                              return guest_disks_->attach(disk, std::move(source));
-                                            }));
+  attach_server_ = TRY(listen_for_disks(context_, RuntimePaths(definition_.name).disks,
+                                        [this](const DiskDefinition& disk, DiskSource source) {
+                                          return guest_disks_->attach(disk, std::move(source));
+                                        }));
   api_->handle_text("/metrics", [this] { return disks_->metrics(definition_.name); });
   api_->handle("PUT", "/vm/power-button", [this](const Json&) -> Result<Json> {
     press_power_button("the control API");
@@ -255,6 +279,29 @@ Result<> VmProcess::open_control_api() {
   return {};
 }
 
+// Freezing the guest and holding its disks, for `plumb snapshot` and its like.
+Result<> VmProcess::open_lease() {
+  lease_ends_ = TRY(make_eventfd());
+  freezer_.emplace(GuestAgent::Config{.connect = [this] { return agent_->take_over(); },
+                                      .cancel_fd = lease_ends_.get()});
+  held_disks_.emplace(context_, *disks_);
+  lease_.emplace(FreezeLease::Config{
+      .context = &context_,
+      .freezer = &*freezer_,
+      .disks = &*held_disks_,
+      .journal = &*freeze_journal_,
+      .describe = [this] { return what_is_copied(); },
+      .event = [this](const std::string& what) { events_.add("freeze", "", what); }});
+  JsonServer::Config config{.path = RuntimePaths(definition_.name).lease};
+  config.request = [this](JsonServer::Id id, const nlohmann::json& request,
+                          const std::vector<UniqueFd>& /*none*/, JsonServer::Reply reply) {
+    lease_->request(id, request, std::move(reply));
+  };
+  config.closed = [this](JsonServer::Id id) { lease_->closed(id); };
+  lease_server_ = TRY(JsonServer::listen(context_, std::move(config)));
+  return {};
+}
+
 Result<> VmProcess::boot() {
   // A slot that one boot's guest ejected says nothing about the next one's.
   const auto on_ejected = [this, boot = ++boots_](unsigned slot) {
@@ -262,7 +309,11 @@ Result<> VmProcess::boot() {
       if (boot == boots_) guest_disks_->ejected(slot);
     });
   };
+  const Uuid uuid = TRY(Uuid::parse(definition_.uuid));
+  const Uuid generation_id = TRY(Uuid::parse(definition_.generation_id));
   vm_ = TRY(Vm::create(*kvm_, {.name = definition_.name,
+                               .uuid = uuid,
+                               .generation_id = generation_id,
                                .memory_bytes = definition_.memory_bytes,
                                .huge_pages = definition_.huge_pages,
                                .vcpus = definition_.vcpus,
@@ -454,13 +505,31 @@ nlohmann::json VmProcess::status() const {
   Json disks = disks_->status();
   guest_disks_->describe(disks);
   Json status{{"name", definition_.name},
+              {"uuid", definition_.uuid},
+              {"generation_id", definition_.generation_id},
               {"state", vm_->paused() ? "paused" : "running"},
               {"pid", ::getpid()},
               {"vcpus", definition_.vcpus},
               {"memory_bytes", definition_.memory_bytes},
               {"disks", disks}};
   if (vm_->paused()) status["pause_reason"] = pause_reason_;
+  if (nlohmann::json lease = lease_->status(); !lease.is_null()) status["freeze"] = lease;
   return status;
+}
+
+// The definition, with the disks that the VM has now.
+nlohmann::json VmProcess::what_is_copied() const {
+  VmDefinition definition = definition_;
+  definition.disks.clear();
+  nlohmann::json media = nlohmann::json::array();
+  for (size_t i = 0; i < disks_->count(); ++i) {
+    definition.disks.push_back(disks_->definition_of(i));
+    media.push_back(disks_->medium_of(i));
+  }
+  return {{"definition", to_json(definition)},
+          {"media", media},
+          {"pid", ::getpid()},
+          {"paused", vm_->paused()}};
 }
 
 }  // namespace

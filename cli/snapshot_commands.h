@@ -1,0 +1,37 @@
+// The commands of `plumb snapshot`, which the program plumb-snapshot has.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/exit_code.h"
+#include "snapshot/coordinator.h"
+
+namespace plumb {
+
+struct SnapshotCreateOptions {
+  std::vector<std::string> vms;
+  std::string group;  // its name; "" for a snapshot of one VM
+  std::string quiesce = "fs";
+  std::string require = "crash";
+  std::vector<std::string> mountpoints;
+  std::string note;
+  std::string hooks;  // a folder; "" for none
+  SnapshotLimits limits;
+  bool dry_run = false;
+  bool json = false;
+};
+
+// kExitWeaker when a guest's grade is weaker than asked, kExitFreeze when one may still be frozen.
+Result<ExitCode> create_snapshot(const SnapshotCreateOptions& options);
+Result<ExitCode> list_snapshots(const std::string& vm, bool json);
+Result<ExitCode> show_snapshot(const std::string& id, bool json);
+Result<ExitCode> delete_snapshots(const std::vector<std::string>& ids);
+// Shows a disk ("ID/DISK", or of a group "ID/VM/DISK") to this host, read-only, and prints where.
+Result<ExitCode> map_snapshot(const std::string& disk_name, bool json);
+Result<ExitCode> unmap_snapshot(const std::string& disk_name);
+// kExitFailed when something is left that cannot be removed now.
+Result<ExitCode> recover_snapshots();
+
+}  // namespace plumb
