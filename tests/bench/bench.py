@@ -17,7 +17,7 @@ import time
 
 from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, QemuScsi, cpu_seconds
 
-SMALL_IMAGE_MIB, IMAGE_MIB = 16, 512
+SMALL_IMAGE_MIB, COW_IMAGE_MIB, IMAGE_MIB = 16, 256, 512
 
 
 def median(values):
@@ -176,6 +176,43 @@ def run_syscalls(bench):
                   lambda ours: ours <= 150)
 
 
+# ---- cow --------------------------------------------------------------------------------------------
+
+def cow_bursts(bench, snapshots, depth, burst):
+    """Writes a second of a disk with so many kept snapshots, and without any, burst by burst:
+    {"cold": ([…], […]), "warm": …}; see cow_bench.cc."""
+    build, folder, image = bench.place
+    with tempfile.TemporaryDirectory(dir=folder) as overlays:
+        done = subprocess.run([build / "bin/cow_bench", image, overlays, str(snapshots), str(depth), str(burst)],
+                              capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    bursts = {"cold": ([], []), "warm": ([], [])}
+    for name, kept, plain in map(str.split, done.stdout.splitlines()):
+        bursts[name][0].append(float(kept))
+        bursts[name][1].append(float(plain))
+    return bursts
+
+
+def run_cow(bench):
+    """Writes to grains that are kept cost as much as without a snapshot, and the first write to a grain
+    as much with many snapshots as with one."""
+    for depth, burst in ((1, 50), (32, 200)):
+        runs = {kept: [] for kept in (1, 10, 30)}
+        for _ in range(bench.runs or 5):
+            for kept, of in runs.items():
+                of.append(cow_bursts(bench, kept, depth, burst))
+        with_one = None
+        for kept, of in runs.items():
+            def add(name, goal, met, of=of, kept=kept):
+                ours, plain = (sum((run[name][i] for run in of), []) for i in (0, 1))
+                bench.add(f"cow {name} qd={depth} kept={kept}", "writes/s", ours, {"none": plain}, goal, met)
+                return bench.results[-1]["ratios"]["none"]
+            add("warm", "≥ 0.9 none", lambda _, none: none >= 0.9)
+            one = with_one
+            cold = add("cold", "≥ 0.8 of the ratio with 1",
+                       lambda _, none, one=one: one is None or none >= 0.8 * one)
+            with_one = with_one or cold
+
+
 BENCHMARKS = {
     "start": (SMALL_IMAGE_MIB, run_small("start", "ms", first_output_ms, 15, "≤ 0.15 QEMU",
                                          lambda _, qemu: qemu <= 0.15)),
@@ -184,6 +221,7 @@ BENCHMARKS = {
     "io": (IMAGE_MIB, run_io),
     "cpu": (IMAGE_MIB, run_cpu),
     "syscalls": (IMAGE_MIB, run_syscalls),
+    "cow": (COW_IMAGE_MIB, run_cow),
 }
 
 
@@ -241,7 +279,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.bus == "scsi" and arguments.name != "io":
         parser.error("--bus scsi is for io")
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if arguments.name != "cow" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         sys.exit("SKIPPED: /dev/kvm is not there, or not for this user")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="plumb-bench-", dir="/var/tmp"))
     image_mib, run = BENCHMARKS[arguments.name]

@@ -10,6 +10,7 @@ import pathlib
 import struct
 import subprocess
 import unittest
+import uuid
 
 from plumb_process import PLUMB, PROBE, PlumbTest, kvm_missing, main
 
@@ -50,6 +51,12 @@ class DefinitionTest(PlumbTest):
         for count in ("0", "65", "-1", "many"):
             self.refused(USAGE, "from 1 to 64",
                          arguments=["--name", "a", "--kernel", "k", f"--vcpus={count}"])
+
+    def test_uuid_that_is_none(self):
+        self.refused(USAGE, "--uuid", "is not a UUID",
+                     arguments=["--name", "a", "--kernel", "k", "--uuid", "db1"])
+        self.refused(USAGE, "line 2", "generation-id", "stands for no UUID", arguments=[
+            self.toml(f'name = "a"\ngeneration-id = "{uuid.UUID(int=0)}"\n')])
 
     def test_two_disks_with_one_id(self):
         self.refused(USAGE, "two disks have the id 'd'",

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import unittest
+import uuid
 
 from plumb_process import DEADLINE_S, PROBE, SANITIZED, PlumbTest, kvm_missing, main
 
@@ -70,6 +71,20 @@ class MisbehavingGuestTest(PlumbTest):
         self.assertEqual(self.plumb("kill", "a").returncode, 0)
         process.wait(timeout=DEADLINE_S)
         self.assertEqual(self.vms(), [])
+
+    def test_identity_of_a_running_vm_is_told(self):
+        given = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+        # As docs/vm-definition.md says.
+        of_names = uuid.UUID("c57fff79-8ea3-4713-8466-98cf6f8d3b91")
+        for name, flags, wanted in (("a", (), uuid.uuid5(of_names, "a")),
+                                    ("b", ("--uuid", given), uuid.UUID(given))):
+            done = self.plumb("run", "--detach", "--name", name, "--memory", "32M",
+                              "--kernel", PROBE, "--cmdline", "spin", *flags)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            vm = {vm["name"]: vm for vm in self.vms()}[name]
+            self.assertEqual(vm["uuid"], str(wanted))
+            self.assertEqual(vm["generation_id"], str(uuid.uuid5(wanted, "generation-id")))
+            self.assertEqual(self.plumb("kill", name).returncode, 0)
 
     def test_stop_kills_a_guest_that_ignores_the_power_button(self):
         done = self.plumb("run", "--detach", "--name", "a", "--memory", "32M", "--kernel", PROBE,

@@ -6,6 +6,7 @@
 # plumb's executables are in PATH.
 target=/sys/kernel/config/target
 backstores=$target/core/fileio_0
+block_backstores=$target/core/iblock_0
 
 # ---- verdicts ------------------------------------------------------------------------------------------------------
 
@@ -73,16 +74,28 @@ vm_says() { vm_status pause_reason | grep -E "$1"; }
 # lio_lun NAME SIZE [ID]: makes a LUN through LIO, prints "DEVICE WWN". ID is a naa.6001405… or a serial whose hex digits
 # go into one; without it the LUN gets an ID of its own.
 lio_lun() {
-  local name=$1 size=$2 id=${3:-$(printf %s "$1" | sha256sum | cut -c1-25)}
-  local core=$backstores/$name tpg address
-  tpg=$(lio_port "$name")
+  local name=$1 size=$2
   truncate -s "$size" "$work/$name.lun"
+  _lio_lun "$name" "$backstores/$name" "fd_dev_name=$work/$name.lun,fd_dev_size=$(stat -c %s "$work/$name.lun")" "${@:3}"
+}
+
+# lio_block_lun NAME DEVICE [ID]: the same over a block device, with no cache in between.
+lio_block_lun() {
+  modprobe target_core_iblock
+  _lio_lun "$1" "$block_backstores/$1" "udev_path=$2" "${@:3}"
+}
+
+# _lio_lun NAME CORE CONTROL [ID]
+_lio_lun() {
+  local name=$1 core=$2 id=${4:-$(printf %s "$1" | sha256sum | cut -c1-25)} tpg address
+  tpg=$(lio_port "$name")
   mkdir -p "$core"
-  echo "fd_dev_name=$work/$name.lun,fd_dev_size=$(stat -c %s "$work/$name.lun")" >"$core/control"
+  echo "$3" >"$core/control"
   echo 1 >"$core/enable"
   # The kernel builds the WWN from these hex digits after the company's 001405.
   echo "${id#naa.6001405}" >"$core/wwn/vpd_unit_serial"
-  echo 1 >"$core/attrib/emulate_tpu"
+  # A block device has it as it is.
+  [ "$core" != "$backstores/$name" ] || echo 1 >"$core/attrib/emulate_tpu"
   mkdir -p "$tpg/lun/lun_0"
   echo "naa.5001405000000001" >"$tpg/nexus"
   ln -s "$core" "$tpg/lun/lun_0/port"
@@ -104,14 +117,15 @@ lio_path() {
 
 # lio_lun_remove NAME: takes the LUN and all its paths away from under whoever has it.
 lio_lun_remove() {
-  local lun tpg
+  local lun tpg core=$backstores/$1
+  [ -d "$core" ] || core=$block_backstores/$1
   for lun in "$target"/loopback/*/tpgt_1/lun/lun_0; do
-    [ "$lun/port" -ef "$backstores/$1" ] || continue
+    [ "$lun/port" -ef "$core" ] || continue
     tpg=${lun%/lun/lun_0}
     rm "$lun/port"
     rmdir "$lun" "$tpg" "${tpg%/*}"
   done
-  rmdir "$backstores/$1"
+  rmdir "$core"
   rm -f "$work/$1.lun"
 }
 
@@ -312,7 +326,7 @@ lab_clean() {
   rm -rf /run/plumb
   swapoff -a
   awk -v under="$work/" 'index($2, under) == 1 {print $2}' /proc/mounts | tac | while read -r mount; do umount -l "$mount"; done
-  for lun in "$backstores"/*/; do
+  for lun in "$backstores"/*/ "$block_backstores"/*/; do
     [ ! -d "${lun}wwn" ] || lio_lun_remove "$(basename "$lun")"
   done
   [ ! -d /sys/module/scsi_debug ] || modprobe -r scsi_debug

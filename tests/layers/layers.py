@@ -13,8 +13,9 @@ ALLOWED = {
     "base": set(),
     "blockdev": {"base"},
     "rdm": {"blockdev", "base"},
+    "snapshot": {"rdm", "blockdev", "base"},
     "vmm": {"blockdev", "base"},
-    "cli": {"vmm", "rdm", "blockdev", "base"},
+    "cli": {"vmm", "snapshot", "rdm", "blockdev", "base"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 

@@ -12,7 +12,12 @@ CASES = [
     ("vmm/vm.cc", "blockdev/disk.h", True),
     ("cli/run.cc", "vmm/vm.h", True),
     ("blockdev/disk_test.cc", "tests/fakes/fake_driver.h", True),
+    ("snapshot/coordinator.cc", "rdm/lun_id.h", True),
+    ("cli/snapshot.cc", "snapshot/coordinator.h", True),
     ("vmm/vm.cc", "rdm/lun_id.h", False),
+    ("vmm/vm.cc", "snapshot/coordinator.h", False),
+    ("snapshot/coordinator.cc", "vmm/vm.h", False),
+    ("rdm/claim.cc", "snapshot/coordinator.h", False),
     ("rdm/claim.cc", "vmm/vm.h", False),
     ("blockdev/disk.cc", "vmm/vm.h", False),
     ("base/log.cc", "blockdev/disk.h", False),
@@ -26,7 +31,7 @@ def main() -> int:
     failures = 0
     for file, include, allowed in CASES:
         with tempfile.TemporaryDirectory() as root:
-            for folder in ("base", "blockdev", "rdm", "vmm", "cli"):
+            for folder in ("base", "blockdev", "rdm", "snapshot", "vmm", "cli"):
                 pathlib.Path(root, folder).mkdir()
             planted = pathlib.Path(root, file)
             planted.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ start_guest db1 db1.toml --initrd "$initrd"
 written=$(expect_line "$logs/db1.console" "^GUEST_WROTE [0-9a-f]{64}" 120 | cut -d' ' -f2)
 
 small=(--memory 32M --kernel "$(command -v probe-guest)" --cmdline spin)
-check_refused "a second VM" 11 "mapping data.rdm is in use by VM db1 \(pid $guest_pid\)" plumb run --name db2 "${small[@]}" --rdm data.rdm
+check_refused "a second VM" 11 "mapping .*data.rdm is in use by VM db1 \(pid $guest_pid\)" plumb run --name db2 "${small[@]}" --rdm data.rdm
 check_refused "replaced in use" 11 "mapping data.rdm is in use by VM db1 \(pid $guest_pid\)" plumb rdm create data.rdm --wwn "$wwn" --replace
 check "the LUN is mapped again elsewhere" plumb rdm create shared.rdm --wwn "$wwn" --shared
 check_refused "shared with its owner" 11 "LUN $wwn .*open in VM db1 \(pid $guest_pid\)" plumb run --name db2 "${small[@]}" --rdm shared.rdm
