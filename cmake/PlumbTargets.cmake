@@ -65,12 +65,17 @@ function(plumb_unit_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_compile_options(${name} PRIVATE -O0)  # what is tested is optimised, the tests need not be
   target_link_libraries(${name} PRIVATE plumb_catch_main ${ARG_DEPS})
-  add_dependencies(unit_tests ${name})
+  if(ARG_LABEL STREQUAL "unit")
+    add_dependencies(unit_tests ${name})
+  else()
+    add_dependencies(host_unit_tests ${name})  # those that need more than any machine has
+  endif()
   catch_discover_tests(${name} TEST_PREFIX "${name}: "
-    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 120 SKIP_REGULAR_EXPRESSION "SKIPPED: ")
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 300 SKIP_REGULAR_EXPRESSION "SKIPPED: ")
 endfunction()
 
 add_custom_target(unit_tests)
+add_custom_target(host_unit_tests)
 
 find_package(Catch2 2 REQUIRED)
 include(Catch)

@@ -70,6 +70,8 @@ run_checks() {
 run_host() {
   local test log
   for test in tests/host/*_test.py; do
+    # Scripts for guests, and the programs of others: the build makes no difference to them.
+    if [ "$1" = asan ] && [ "$(basename "$test")" = hooks_test.py ]; then continue; fi
     log=$logs/host-$1-$(basename "$test" .py).log
     PLUMB_BUILD=build/$1 python3 "$test" >"$log" 2>&1
     grep -E '^(FAIL|ERROR):|SKIPPED' "$log"
@@ -96,10 +98,10 @@ run_crash() {
   add_closing_line "$logs/crash-planted.log" crash
 }
 
-# fuzz TARGET: a minute for what guests send to the devices, ten seconds for the rest.
+# fuzz TARGET: 40 seconds for what guests send to the devices, eight for the rest.
 fuzz() {
-  local seconds=10
-  case $1 in queue_* | blk_* | pci_* | virtio_*) seconds=60 ;; esac
+  local seconds=8
+  case $1 in queue_* | blk_* | pci_* | virtio_*) seconds=40 ;; esac
   if "build/fuzz/bin/$1" -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 \
     -artifact_prefix="$logs/$1-" >"$logs/$1.log" 2>&1; then
     echo "PASS $1"
@@ -125,9 +127,10 @@ run_tier() {
     unit) build release && run_ctest release 'unit|host' ;;
     tidy) build release && run_checks tidy ;;  # needs a build: for its commands and what it generates
     host) build release && run_host release ;;
-    asan) build asan && run_ctest asan 'unit|host' && run_host asan ;;
+    # What takes its time in the example is Python, which is the same again.
+    asan) build asan && run_ctest asan 'unit|host' -E 'the example' && run_host asan ;;
     # The long runs of the simulation have one thread.
-    tsan) build tsan && run_ctest tsan unit -E '^simulation$' ;;
+    tsan) build tsan && run_ctest tsan unit -E '^simulation(-cow)?$' ;;
     fuzz) build fuzz && run_fuzz ;;
     lab) build release && run_lab ;;
     crash) run_crash ;;
