@@ -134,13 +134,15 @@ Result<CowOverlay> load_cow_overlay(CowFile& file) {
 }
 
 Result<CowBaseStamp> stamp_cow_base(int fd, const std::string& label) {
-  if (::fsync(fd) != 0) return os_error(errno, "{} cannot be written", label);
   struct stat status {};
   if (::fstat(fd, &status) != 0) return os_error(errno, "{} cannot be examined", label);
   CowBaseStamp stamp;
   stamp.size_bytes = TRY(file_size_bytes(fd, label));
   stamp.file = S_ISREG(status.st_mode);
   if (!stamp.file) return stamp;
+  if (::fsync(fd) != 0 || ::fstat(fd, &status) != 0) {
+    return os_error(errno, "{} cannot be written", label);
+  }
   stamp.mtime_ns = nanoseconds(status.st_mtim);
   stamp.ctime_ns = nanoseconds(status.st_ctim);
   return stamp;

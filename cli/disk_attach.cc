@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <chrono>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -63,6 +64,10 @@ Result<DiskDefinition> definition_of(const AttachOptions& options) {
     if (given) TRY(set_disk_key(disk, key, "true"));
   }
   TRY(complete_disk(disk));
+  // What others are told of it holds wherever they are.
+  for (std::string* path : {&disk.image, &disk.rdm}) {
+    if (!path->empty()) *path = std::filesystem::absolute(*path).string();
+  }
   return disk;
 }
 

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/log.h"
 #include "blockdev/file_device.h"
 #include "blockdev/image_file.h"
+#include "cli/runtime_folder.h"
 #include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
 #include "rdm/mapping_file.h"
 #include "rdm/transfer_limit.h"
+#include "snapshot/overlay_store.h"
 
 namespace plumb {
 namespace {
@@ -80,9 +83,21 @@ Result<DiskSource> open_source(const DiskDefinition& definition,
   return definition.rdm.empty() ? open_lun(definition, before) : open_mapped(definition, before);
 }
 
+// Of what others write, and of what does not pass by the block layer, a VM can keep nothing.
+Result<> open_overlay(const DiskDefinition& definition, DiskSource& source) {
+  if (definition.read_only || source.claim.shared || source.physical()) return {};
+  source.overlay = TRY(OverlayStore(overlay_folder())
+                           .open_for_vm(source.identity(), source.fd.get(),
+                                        [&](const std::string& why) {
+                                          log::warning("disk {}: {}", definition.id, why);
+                                        }));
+  return {};
+}
+
 Result<DiskSource> open_and_examine(const DiskDefinition& definition,
                                     const std::vector<DiskSource>& before) {
   DiskSource source = TRY(open_source(definition, before));
+  TRY(open_overlay(definition, source));
   source.facts = TRY(FileDevice::examine({.fd = source.fd.get(),
                                           .label = source.label,
                                           .read_only = definition.read_only,

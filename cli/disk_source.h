@@ -20,12 +20,15 @@ struct DiskSource {
   std::string device;                 // the path behind it now: "/dev/sdb", "/srv/root.img"
   std::string wwn;                    // of a LUN
   UniqueFd mapping;                   // the lock of the mapping file; none without one
+  UniqueFd overlay;                   // of the newest snapshot that the VM keeps; none without one
   ClaimOptions claim;                 // of a LUN: how it was claimed
   FileFacts facts;                    // of what `fd` is
   bool fua = false;                   // of a LUN: the host's driver uses FUA
   uint64_t transfer_limit_bytes = 0;  // in physical mode: of one SCSI command; else 0
 
   bool physical() const { return transfer_limit_bytes > 0; }
+  // Which disk it is, for snapshots that its VM keeps.
+  const std::string& identity() const { return wwn.empty() ? device : wwn; }
 };
 
 // The source that a claimed LUN is; it is still to be examined.

@@ -1,7 +1,8 @@
 // HeldDisks: holds all disks of the VM at once, for whoever copies them.
 //
 // For the control thread; what is a disk's own happens on its I/O thread. A hold that is given up
-// before a disk is quiet ends for that disk when it is, or at the limit.
+// before a disk is quiet ends for that disk when it is, or at the limit; while the disk is being
+// given an overlay, or loses it, it ends after that.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -21,6 +22,8 @@ class HeldDisks final : public DiskHolder {
 
   void hold(std::chrono::milliseconds limit, std::function<void(Result<>)> held) override;
   void release() override;
+  void keep(std::vector<Overlay> overlays, std::function<void(Result<>)> done) override;
+  void let_go(const std::string& uuid, std::function<void(Result<>)> done) override;
   // The disk is about to leave the VM: its hold ends.
   void forget(const std::string& disk);
 
@@ -32,8 +35,14 @@ class HeldDisks final : public DiskHolder {
     // On the disk's thread only.
     State state = State::kWaiting;
     bool unwanted = false;
+    CowKeeper* keeper = nullptr;
   };
-  static void let_go(Entry& entry);
+  // What is done to each of some disks, on their threads; `done` is called after the last, here.
+  struct Change;
+  static void end(Entry& entry);
+  std::shared_ptr<Entry> entry_of(const std::string& disk) const;
+  static void changed(const std::shared_ptr<Entry>& entry, const std::shared_ptr<Change>& change,
+                      Result<> result);
   void reported(uint64_t round, Result<> result);
 
   boost::asio::io_context& context_;

@@ -21,16 +21,22 @@ struct flock whole_file(short type) {
   return lock;
 }
 
+std::string folder_of(const char* variable, const char* otherwise) {
+  const char* folder = std::getenv(variable);
+  return folder != nullptr && *folder != '\0' ? folder : otherwise;
+}
+
 pid_t pid_in(const std::string& path) {
   return static_cast<pid_t>(std::strtol(read_attribute(path).c_str(), nullptr, 10));
 }
 
 }  // namespace
 
-std::string runtime_root() {
-  const char* folder = std::getenv("PLUMB_RUN_DIR");
-  return folder != nullptr && *folder != '\0' ? folder : "/run/plumb";
-}
+std::string runtime_root() { return folder_of("PLUMB_RUN_DIR", "/run/plumb"); }
+
+std::string state_root() { return folder_of("PLUMB_STATE_DIR", "/var/lib/plumb"); }
+
+std::string overlay_folder() { return state_root() + "/overlays"; }
 
 Result<UniqueFd> lock_runtime_folder(const std::string& vm_name) {
   const RuntimePaths paths(vm_name);

@@ -16,6 +16,10 @@ namespace plumb {
 // ${PLUMB_RUN_DIR:-/run/plumb}
 std::string runtime_root();
 
+// ${PLUMB_STATE_DIR:-/var/lib/plumb}: what lasts: records, and the overlays of snapshots.
+std::string state_root();
+std::string overlay_folder();
+
 struct RuntimePaths {
   explicit RuntimePaths(const std::string& vm_name)
       : folder(runtime_root() + "/" + vm_name),

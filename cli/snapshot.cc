@@ -46,7 +46,8 @@ struct Snapshots {
 
   static Result<Snapshots> open() {
     SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/snapshots"));
-    return Snapshots{std::move(store), ArraySet(TRY(configured_arrays()))};
+    ArraySet arrays = TRY(configured_array_set());
+    return Snapshots{std::move(store), std::move(arrays)};
   }
 
   Coordinator coordinator(const SnapshotCreateOptions& options = {}) {

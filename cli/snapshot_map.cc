@@ -7,6 +7,7 @@
 
 #include "cli/host_config.h"
 #include "cli/output.h"
+#include "cli/runtime_folder.h"
 #include "cli/snapshot_commands.h"
 #include "snapshot/array_set.h"
 #include "snapshot/snapshot_store.h"
@@ -51,7 +52,7 @@ Result<SnapshotDisk> find_disk(const std::string& text) {
 
 Result<ExitCode> map_snapshot(const std::string& disk_name, bool json) {
   const SnapshotDisk disk = TRY(find_disk(disk_name));
-  ArraySet arrays(TRY(configured_arrays()));
+  ArraySet arrays = TRY(configured_array_set());
   Result<MappedVolume> mapped = TRY(arrays.get(disk.array))->map(disk.snapshot_id);
   if (!mapped) return array_error(std::move(mapped).error());
   if (json) {
@@ -64,7 +65,7 @@ Result<ExitCode> map_snapshot(const std::string& disk_name, bool json) {
 
 Result<ExitCode> unmap_snapshot(const std::string& disk_name) {
   const SnapshotDisk disk = TRY(find_disk(disk_name));
-  ArraySet arrays(TRY(configured_arrays()));
+  ArraySet arrays = TRY(configured_array_set());
   Result<> unmapped = TRY(arrays.get(disk.array))->unmap(disk.snapshot_id);
   if (!unmapped) return array_error(std::move(unmapped).error());
   return kExitOk;

@@ -64,6 +64,8 @@ Json source_to_json(const DiskSource& source) {
           {"read_only", source.claim.read_only},
           {"allow_weak_identity", source.claim.allow_weak_identity},
           {"shared", source.claim.shared},
+          {"mapped", source.mapping.valid()},
+          {"overlay", source.overlay.valid()},
           {"fua", source.fua},
           {"transfer_limit_bytes", source.transfer_limit_bytes},
           {"facts", facts_to_json(source.facts)}};
@@ -71,16 +73,19 @@ Json source_to_json(const DiskSource& source) {
 
 std::vector<int> source_fds(const DiskSource& source) {
   std::vector<int> fds{source.fd.get()};
-  if (source.mapping) fds.push_back(source.mapping.get());
+  for (const UniqueFd* fd : {&source.mapping, &source.overlay}) {
+    if (*fd) fds.push_back(fd->get());
+  }
   return fds;
 }
 
 Result<DiskSource> source_from_json(const Json& json, std::vector<UniqueFd> fds) {
-  if (fds.empty() || fds.size() > kSourceFds) {
-    return failed("a disk was handed over with {} descriptors", fds.size());
-  }
   DiskSource source;
+  bool mapped = false;
+  bool overlay = false;
   try {
+    json.at("mapped").get_to(mapped);
+    json.at("overlay").get_to(overlay);
     json.at("label").get_to(source.label);
     json.at("device").get_to(source.device);
     json.at("wwn").get_to(source.wwn);
@@ -94,8 +99,12 @@ Result<DiskSource> source_from_json(const Json& json, std::vector<UniqueFd> fds)
     return failed("a disk was handed over by a message that cannot be read: {}", error.what());
   }
   TRY(check(source.facts));
+  if (fds.size() != 1U + (mapped ? 1 : 0) + (overlay ? 1 : 0)) {
+    return failed("a disk was handed over with {} descriptors", fds.size());
+  }
   source.fd = std::move(fds.front());
-  if (fds.size() > 1) source.mapping = std::move(fds.back());
+  if (mapped) source.mapping = std::move(fds[1]);
+  if (overlay) source.overlay = std::move(fds.back());
   return source;
 }
 

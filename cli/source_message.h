@@ -12,7 +12,7 @@
 
 namespace plumb {
 
-inline constexpr size_t kSourceFds = 2;  // at most: the source's, then the mapping's lock
+inline constexpr size_t kSourceFds = 3;  // at most: the source's, the mapping's lock, the overlay
 
 nlohmann::json source_to_json(const DiskSource& source);
 // The source's descriptors, in the order of the message; still the source's.

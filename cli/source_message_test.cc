@@ -44,23 +44,30 @@ DiskSource some_source() {
 TEST_CASE("a source arrives as it was sent, with its descriptors in their order") {
   DiskSource source = some_source();
   source.fd = some_fd();
-  source.mapping = some_fd();
-  CHECK(source_fds(source) == std::vector<int>{source.fd.get(), source.mapping.get()});
+  const bool mapped = GENERATE(true, false);
+  const bool overlay = GENERATE(true, false);
+  if (mapped) source.mapping = some_fd();
+  if (overlay) source.overlay = some_fd();
+  CHECK(source_fds(source).front() == source.fd.get());
 
-  std::vector<UniqueFd> fds = some_fds(2);
-  const std::vector<int> numbers{fds[0].get(), fds[1].get()};
+  std::vector<UniqueFd> fds = some_fds(source_fds(source).size());
+  std::vector<int> numbers;
+  for (const UniqueFd& fd : fds) numbers.push_back(fd.get());
   Result<DiskSource> got = source_from_json(source_to_json(source), std::move(fds));
   REQUIRE(got.ok());
   CHECK(source_to_json(*got) == source_to_json(source));
   CHECK(got->facts.info.max_write_zeroes_bytes == 1 << 18);
   CHECK(source_fds(*got) == numbers);
+  CHECK(got->mapping.valid() == mapped);
+  CHECK(got->overlay.valid() == overlay);
 }
 
 TEST_CASE("what is no source is refused, and its descriptors are closed") {
   nlohmann::json json = source_to_json(some_source());
   size_t count = 1;
   SECTION("no descriptor") { count = 0; }
-  SECTION("too many") { count = 3; }
+  SECTION("too many") { count = 2; }
+  SECTION("an overlay without its descriptor") { json["overlay"] = true; }
   SECTION("not an object") { json = 7; }
   SECTION("a fact is missing") { json["facts"].erase("read_only"); }
   SECTION("a fact of another type") { json["facts"]["size_bytes"] = "large"; }

@@ -13,6 +13,7 @@
 #include "cli/definition.h"
 #include "cli/host_config.h"
 #include "cli/output.h"
+#include "cli/runtime_folder.h"
 #include "cli/template_commands.h"
 #include "snapshot/recovery.h"
 #include "snapshot/template_stream.h"
@@ -31,7 +32,8 @@ struct TemplateRoom {
 
   static Result<TemplateRoom> open() {
     SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/templates", "template"));
-    TemplateRoom room{std::move(store), ArraySet(TRY(configured_arrays()))};
+    ArraySet arrays = TRY(configured_array_set());
+    TemplateRoom room{std::move(store), std::move(arrays)};
     for (const Recovered& one : recover(room.store, room.arrays)) {
       fmt::print(stderr, "plumb: {}\n", printable(one.sentence));
     }

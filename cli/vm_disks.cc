@@ -24,6 +24,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr int kNoLimit = -1;  // seconds
+
 // `then`: what ends the pause.
 std::string describe(const DiskError& error, const std::string& id, const std::string& label,
                      std::string_view then) {
@@ -135,6 +137,17 @@ Result<> VmDisks::attach(const DiskDefinition& disk, DiskSource source, IoThread
   return open_one(disk, std::move(source), *thread);
 }
 
+std::unique_ptr<CowKeeper> VmDisks::make_keeper(const DiskDefinition& disk,
+                                                const DiskSource& source) const {
+  CowKeeper::Config config{.disk = source.identity()};
+  config.unreadable_breaks = disk.on_error != "pause";
+  config.broken = [lost = config_.snapshots_lost, id = disk.id](const std::string& why) {
+    log::warning("disk {}: {}", id, why);
+    if (lost) lost(id, why);
+  };
+  return std::make_unique<CowKeeper>(std::move(config));
+}
+
 Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThread& thread) {
   Open open;
   open.thread = &thread;
@@ -152,6 +165,10 @@ Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThre
       FileDevice::Config{.fd = std::move(source.fd), .label = source.label}, source.facts,
       *open.thread);
   open.under = device.get();
+  open.physical = source.physical();
+  open.keeper = make_keeper(disk, source);
+  std::unique_ptr<BlockDevice> stack =
+      TRY(open.keeper->start(std::move(device), std::move(source.overlay), *open.thread));
   Disk::Config config{.id = disk.id, .serial = disk.serial};
   config.cache = disk.cache == "writeback" ? CacheMode::kWriteback : CacheMode::kWritethrough;
   config.on_error = disk.on_error == "pause" ? ErrorPolicy::kPause : ErrorPolicy::kReport;
@@ -164,7 +181,7 @@ Result<> VmDisks::open_one(const DiskDefinition& disk, DiskSource source, IoThre
                    then](const DiskError& error) {
     failed({id, describe(error, id, label, then), error.error, error.stopped});
   };
-  open.disk = std::make_unique<Disk>(std::move(config), std::move(device), *open.thread);
+  open.disk = std::make_unique<Disk>(std::move(config), std::move(stack), *open.thread);
   log::info("disk {}: {} at {}, {}{}, {}, {} ({})", disk.id, open.label, open.device, mode,
             format_size(open.disk->info().size_bytes), disk.cache, open.thread->engine_name(),
             open.thread->engine_reason());
@@ -196,7 +213,10 @@ Json VmDisks::medium_of(size_t index) const {
   Json medium{{"id", open.definition.id},
               {"device", open.device},
               {"wwn", open.wwn},
-              {"size_bytes", size_of(open)}};
+              {"size_bytes", size_of(open)},
+              {"read_only", open.definition.read_only},
+              {"shared", open.claim.shared},
+              {"physical", open.physical}};
   struct stat status {};
   if (!open.is_lun() && open.under != nullptr && ::fstat(fd_of(open.definition.id), &status) == 0) {
     medium["st_dev"] = status.st_dev;
@@ -214,7 +234,10 @@ std::optional<size_t> VmDisks::index_of(const std::string& id) const {
 
 void VmDisks::cut_off(size_t index, std::function<void()> idle) {
   Open& open = disks_[index];
-  open.thread->run([&] { open.disk->cut_off(std::move(idle)); });
+  CowKeeper* keeper = open.keeper.get();
+  open.thread->run([&] {
+    open.disk->cut_off([keeper, idle = std::move(idle)] { keeper->when_idle(idle); });
+  });
 }
 
 uint32_t VmDisks::in_flight(size_t index) {
@@ -225,6 +248,7 @@ uint32_t VmDisks::in_flight(size_t index) {
 
 void VmDisks::close(size_t index) {
   Open& open = disks_[index];
+  end_overlay(open, kNoLimit);
   open.thread->run([&] {
     Disk& disk = *open.disk;
     disk.replace_device(std::make_unique<GoneDevice>(disk.info()));
@@ -236,7 +260,48 @@ void VmDisks::close(size_t index) {
 }
 
 void VmDisks::remove(size_t index) {
+  const Open gone = std::move(disks_[index]);  // its parts go in their order
   disks_.erase(disks_.begin() + static_cast<std::ptrdiff_t>(index));
+}
+
+Result<CowKeeper::OpenOverlay> VmDisks::examine_overlay(size_t index, UniqueFd overlay,
+                                                       const std::string& label) const {
+  const Open& open = disks_[index];
+  return open.keeper->examine(std::move(overlay), label, size_of(open), *open.thread);
+}
+
+// Nothing is in flight. False: it did not come to its end in time.
+bool VmDisks::end_overlay(Open& open, int seconds) {
+  bool keeps = false;
+  int fd = -1;
+  open.thread->run([&] {
+    keeps = !open.keeper->uuid().empty();
+    if (keeps) fd = open.under->fd();
+  });
+  if (!keeps) return true;
+  Result<CowBaseStamp> base = stamp_cow_base(fd, open.label);
+  if (!base) {
+    log::warning("disk {}: {}", open.definition.id, base.error().message);
+    return true;
+  }
+  const auto ended = std::make_shared<std::binary_semaphore>(0);
+  open.thread->run([&] {
+    open.keeper->end(*open.disk, *base, [ended, id = open.definition.id](Result<> done) {
+      if (!done) log::warning("disk {}: {}", id, done.error().message);
+      ended->release();
+    });
+  });
+  if (seconds != kNoLimit) return ended->try_acquire_for(std::chrono::seconds(seconds));
+  ended->acquire();
+  return true;
+}
+
+Result<> VmDisks::end_overlays(int seconds) {
+  for (Open& open : disks_) {
+    if (open.under == nullptr || end_overlay(open, seconds)) continue;
+    return failed("disk {}: the overlay of its snapshots does not answer", open.definition.id);
+  }
+  return {};
 }
 
 Result<> VmDisks::on_each_thread(const std::function<Result<>()>& act) {
@@ -404,7 +469,11 @@ Json VmDisks::status() const {
   for (const Open& open : disks_) {
     const DiskDefinition& disk = open.definition;
     bool stopped = false;
-    open.thread->run([&] { stopped = open.disk->stopped(); });
+    uint64_t kept_bytes = 0;
+    open.thread->run([&] {
+      stopped = open.disk->stopped();
+      kept_bytes = open.keeper->kept_bytes();
+    });
     all.push_back({{"id", disk.id},
                    {"serial", disk.serial},
                    {"source", disk.image + disk.lun + disk.rdm},  // one of them
@@ -418,6 +487,7 @@ Json VmDisks::status() const {
                    {"io_thread_waits", open.thread->waits()},
                    {"on_error", disk.on_error},
                    {"state", stopped ? "stopped" : "running"},
+                   {"snapshot_kept_bytes", kept_bytes},
                    {"statistics", statistics_json(open.disk->stats())}});
   }
   return all;

@@ -18,6 +18,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "blockdev/cow_keeper.h"
 #include "blockdev/disk.h"
 #include "blockdev/file_device.h"
 #include "blockdev/io_thread.h"
@@ -48,6 +49,8 @@ class VmDisks {
   // own; those on the SCSI bus share one.
   struct Config {
     Failed failed;
+    // Snapshots that the VM keeps of a disk are lost; any thread.
+    std::function<void(const std::string& disk, const std::string& why)> snapshots_lost;
     std::function<Result<UniqueFd>()> connect_to_broker;  // of reservations; any thread
     EngineDecorator decorate;
   };
@@ -60,8 +63,8 @@ class VmDisks {
   std::optional<size_t> index_of(const std::string& id) const;
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
-  // Where its content is: {"id", "device": a path, "wwn": "" for an image, "size_bytes", and of an
-  // image "st_dev", "st_ino"}.
+  // Where its content is: {"id", "device": a path, "wwn": "" for an image, "size_bytes",
+  // "read_only", "shared", "physical", and of an image "st_dev", "st_ino"}.
   nlohmann::json medium_of(size_t index) const;
   // The logical unit of a disk on the SCSI bus, as a new guest sees it.
   std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
@@ -81,6 +84,15 @@ class VmDisks {
   void close(size_t index);
   // Forgets a disk that nothing uses any more, closed or not; those after it move up.
   void remove(size_t index);
+
+  // Snapshots that the VM keeps itself. The disk's, on its I/O thread.
+  CowKeeper& keeper_of(size_t index) { return *disks_[index].keeper; }
+  // A new overlay for it.
+  Result<CowKeeper::OpenOverlay> examine_overlay(size_t index, UniqueFd overlay,
+                                                const std::string& label) const;
+  // At the end, after drain(): what the disks are like is recorded in their overlays. An error
+  // names the first disk of which that did not come to its end within `seconds`.
+  Result<> end_overlays(int seconds);
 
   // Calls `act` on each I/O thread, up to the first error.
   Result<> on_each_thread(const std::function<Result<>()>& act);
@@ -145,8 +157,11 @@ class VmDisks {
     ClaimOptions claim;  // of a LUN
     IoThread* thread = nullptr;
     FileDevice* under = nullptr;        // the disk's
+    std::unique_ptr<CowKeeper> keeper;  // lives longer than the disk
     std::unique_ptr<LunAccess> access;  // of a LUN on the SCSI bus
     std::unique_ptr<Disk> disk;
+
+    bool physical = false;
 
     bool is_lun() const { return !wwn.empty(); }
   };
@@ -155,7 +170,10 @@ class VmDisks {
                                const EngineDecorator& decorate);
   Result<IoThread*> thread_for_later(const DiskDefinition& disk, IoThread& spare);
   Result<> open_one(const DiskDefinition& disk, DiskSource source, IoThread& thread);
+  std::unique_ptr<CowKeeper> make_keeper(const DiskDefinition& disk,
+                                         const DiskSource& source) const;
   static uint64_t size_of(const Open& open);
+  bool end_overlay(Open& open, int seconds);
 
   Config config_;
   std::vector<std::unique_ptr<IoThread>> threads_;

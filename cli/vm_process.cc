@@ -199,9 +199,14 @@ Result<> VmProcess::start_disks() {
     const std::lock_guard lock(connect_mutex_);
     return connect_through_keeper(keeper_.connections.get());
   };
-  disks_.emplace(
-      TRY(VmDisks::open(definition_, std::move(sources_),
-                        {.failed = failed, .connect_to_broker = connect, .decorate = decorate_})));
+  const auto lost = [this](const std::string& disk, const std::string& why) {
+    boost::asio::post(context_, [this, disk, why] { events_.add("snapshots-lost", disk, why); });
+  };
+  disks_.emplace(TRY(VmDisks::open(definition_, std::move(sources_),
+                                   {.failed = failed,
+                                    .snapshots_lost = lost,
+                                    .connect_to_broker = connect,
+                                    .decorate = decorate_})));
   recovery_ = std::make_unique<LunRecovery>(
       context_,
       LunRecovery::Config{.disks = &*disks_,
@@ -292,10 +297,11 @@ Result<> VmProcess::open_lease() {
       .journal = &*freeze_journal_,
       .describe = [this] { return what_is_copied(); },
       .event = [this](const std::string& what) { events_.add("freeze", "", what); }});
-  JsonServer::Config config{.path = RuntimePaths(definition_.name).lease};
+  JsonServer::Config config{.path = RuntimePaths(definition_.name).lease,
+                            .max_fds = FreezeLease::kMaxFds};
   config.request = [this](JsonServer::Id id, const nlohmann::json& request,
-                          const std::vector<UniqueFd>& /*none*/, JsonServer::Reply reply) {
-    lease_->request(id, request, std::move(reply));
+                          std::vector<UniqueFd> fds, JsonServer::Reply reply) {
+    lease_->request(id, request, std::move(fds), std::move(reply));
   };
   config.closed = [this](JsonServer::Id id) { lease_->closed(id); };
   lease_server_ = TRY(JsonServer::listen(context_, std::move(config)));
@@ -362,7 +368,9 @@ Result<> VmProcess::add_device(Vm& vm, std::unique_ptr<VirtioDevice> device, siz
 
 Result<ExitCode> VmProcess::run() {
   context_.run();
-  if (Result<> drained = disks_->drain(kDrainSeconds); !drained) leave_requests(drained.error());
+  Result<> drained = disks_->drain(kDrainSeconds);
+  if (drained) drained = disks_->end_overlays(kDrainSeconds);
+  if (!drained) leave_requests(drained.error());
   return result_.value_or(kExitOk);
 }
 

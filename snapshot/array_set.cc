@@ -48,24 +48,41 @@ Result<ArraySet::Found> ArraySet::find(const DiskMedium& medium) {
     Result<std::optional<ArrayVolume>> volume = array->find(medium);
     if (!volume) {
       note(volume.error());
-    } else if (*volume) {
+    } else if (*volume && array->abilities().instant) {
       return Found{array.get(), std::move(**volume)};
+    } else if (*volume) {
+      // Its guest would be held for as long as the copy takes.
+      return leave_to_vm(medium, failed("the disk is in array {}, which cannot copy it at one "
+                                        "instant; give the VM disks of an array that can",
+                                        array->name()));
     }
   }
   if (silent) return std::move(*silent);
   if (medium.image.empty()) {
-    return array_error(failed(
-        "LUN {} is of no array that plumb.toml names; add its array (docs/arrays.md)", medium.wwn));
+    return leave_to_vm(medium, failed("LUN {} is of no array that plumb.toml names; add its array "
+                                      "(docs/arrays.md)",
+                                      medium.wwn));
   }
   const std::string folder = medium.image.substr(0, medium.image.rfind('/'));
   ArrayProvider* reflinks = TRY(get(std::string(kReflink) + (folder.empty() ? "/" : folder)));
+  if (Result<> able = reflinks->health(); !able) return leave_to_vm(medium, able.error());
   Result<std::optional<ArrayVolume>> volume = reflinks->find(medium);
   if (!volume) return array_error(std::move(volume).error());
   if (*volume) return Found{reflinks, std::move(**volume)};
-  return array_error(failed("image {} cannot be copied in its own file system", medium.image));
+  return leave_to_vm(medium,
+                     failed("image {} cannot be copied in its own file system", medium.image));
+}
+
+// `why`: no array can do it.
+Result<ArraySet::Found> ArraySet::leave_to_vm(const DiskMedium& medium, Error why) const {
+  if (!overlays_) return array_error(std::move(why));
+  std::optional<ArrayVolume> volume = TRY(overlays_->find(medium));
+  if (!volume) return array_error(std::move(why));
+  return Found{overlays_.get(), std::move(*volume)};
 }
 
 Result<ArrayProvider*> ArraySet::get(const std::string& name) {
+  if (overlays_ && name == overlays_->name()) return overlays_.get();
   if (ArrayProvider* array = opened(name)) return array;
   const auto defined = std::ranges::find(definitions_, name, array_name);
   ArrayDefinition definition;

@@ -34,11 +34,29 @@ class FakeDisks final : public DiskHolder {
     });
   }
   void release() override { is_held = false; }
+  void keep(std::vector<Overlay> overlays, std::function<void(Result<>)> done) override {
+    kept += overlays.size();
+    answer(std::move(done));
+  }
+  void let_go(const std::string&, std::function<void(Result<>)> done) override {
+    ++let_go_of;
+    answer(std::move(done));
+  }
 
   std::atomic<bool> is_held = false;
   std::atomic<bool> busy = false;
+  std::atomic<size_t> kept = 0;  // overlays
+  std::atomic<size_t> let_go_of = 0;
+  std::atomic<bool> keeps_badly = false;
 
  private:
+  void answer(std::function<void(Result<>)> done) {
+    const bool bad = keeps_badly;
+    boost::asio::post(context_, [done = std::move(done), bad] {
+      done(bad ? Result<>(failed("disk data cannot be flushed")) : Result<>());
+    });
+  }
+
   boost::asio::io_context& context_;
 };
 
@@ -101,10 +119,10 @@ class FakeGuest {
                             .describe = [this] { return describes_; },
                             .event = [this](const std::string& what) { events_.push_back(what); },
                             .retry = FreezeLease::Milliseconds(20)});
-    JsonServer::Config config{.path = path_};
+    JsonServer::Config config{.path = path_, .max_fds = FreezeLease::kMaxFds};
     config.request = [this](JsonServer::Id id, const nlohmann::json& request,
-                            const std::vector<UniqueFd>&, JsonServer::Reply reply) {
-      lease_->request(id, request, std::move(reply));
+                            std::vector<UniqueFd> fds, JsonServer::Reply reply) {
+      lease_->request(id, request, std::move(fds), std::move(reply));
     };
     config.closed = [this](JsonServer::Id id) { lease_->closed(id); };
     auto server = JsonServer::listen(context_, std::move(config)).value();

@@ -45,6 +45,20 @@ std::string text_in(const Json& request, const char* key) {
   return found != request.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+Result<std::vector<DiskHolder::Overlay>> overlays_in(const Json& request,
+                                                     std::vector<UniqueFd> fds) {
+  const Json listed = request.value("overlays", Json());
+  std::vector<DiskHolder::Overlay> all;
+  if (!listed.is_array() || listed.empty() || listed.size() != fds.size()) {
+    return usage_error("overlays come with a descriptor for each");
+  }
+  for (size_t i = 0; i < fds.size(); ++i) {
+    if (!listed[i].is_object()) return usage_error("an overlay is not an object");
+    all.push_back({text_in(listed[i], "disk"), std::move(fds[i]), text_in(listed[i], "label")});
+  }
+  return all;
+}
+
 }  // namespace
 
 FreezeLease::FreezeLease(Config config)
@@ -78,7 +92,8 @@ void FreezeLease::on_freezer(Work work, Then then) {
   });
 }
 
-void FreezeLease::request(JsonServer::Id id, const Json& request, JsonServer::Reply reply) {
+void FreezeLease::request(JsonServer::Id id, const Json& request, std::vector<UniqueFd> fds,
+                          JsonServer::Reply reply) {
   const std::string what = text_in(request, "do");
   if (owned() && owner_id_ != id) {
     return reply(make_error(ErrorKind::kLocked, "{} has the guest's disks for {} s now; try later",
@@ -91,6 +106,9 @@ void FreezeLease::request(JsonServer::Id id, const Json& request, JsonServer::Re
   }
   if (!owned()) return reply(usage_error("a lease starts with \"begin\""));
   if (what == "release") return release(reply);
+  if (what == "keep" || what == "let-go") {
+    return change_overlays(what, request, std::move(fds), std::move(reply));
+  }
   Result<Milliseconds> time = time_in(request, what == "hold" ? "limit_ms" : "timeout_ms");
   if (!time) return reply(std::move(time).error());
   if (what == "guest") return ask_guest(*time, std::move(reply));
@@ -177,6 +195,22 @@ void FreezeLease::hold(Milliseconds limit, JsonServer::Reply reply) {
     set_limit(limit, "its disks were held");
     reply(Json::object());
   });
+}
+
+// The answer is the holder's, unless the hold has ended meanwhile: then the disks were changed, but
+// what the caller has is of no instant.
+void FreezeLease::change_overlays(const std::string& what, const Json& request,
+                                  std::vector<UniqueFd> fds, JsonServer::Reply reply) {
+  if (!held_ || !ended_.empty()) return reply(not_now("changed"));
+  auto done = [this, alive = std::weak_ptr(alive_), reply = std::move(reply)](Result<> result) {
+    if (!alive.lock()) return;
+    if (result && !held_) result = not_now("changed");
+    reply(result ? Result<Json>(Json::object()) : Result<Json>(std::move(result).error()));
+  };
+  if (what == "let-go") return config_.disks->let_go(text_in(request, "uuid"), std::move(done));
+  Result<std::vector<DiskHolder::Overlay>> overlays = overlays_in(request, std::move(fds));
+  if (!overlays) return done(std::move(overlays).error());
+  config_.disks->keep(std::move(overlays).value(), std::move(done));
 }
 
 void FreezeLease::release(const JsonServer::Reply& reply) {

@@ -8,6 +8,8 @@
 //   guest    {"timeout_ms"}             → {"agent", "os", "file_systems", "hooks"}
 //   freeze   {"mountpoints", "timeout_ms", "limit_ms"} → {"frozen": N, "freeze_ms"}
 //   hold     {"limit_ms"}               → {}
+//   keep     {"overlays": [{"disk", "label"}]}, and a descriptor for each → {}; while held
+//   let-go   {"uuid"}                   → {}; while held
 //   release  {}                         → {"held_us"}
 //   thaw     {"timeout_ms"}             → {"thawed": N, "frozen_ms", "complaint", "hooks"}
 //
@@ -55,6 +57,7 @@ class FreezeLease {
   static constexpr Milliseconds kRetry{5000};
   static constexpr Milliseconds kThawTimeout{60'000};  // of one attempt
   static constexpr Milliseconds kMaxLimit{600'000};
+  static constexpr size_t kMaxFds = 64;  // beside a request
 
   // A guest that the journal says is frozen is thawed as soon as it answers.
   explicit FreezeLease(Config config);
@@ -64,7 +67,8 @@ class FreezeLease {
   FreezeLease& operator=(const FreezeLease&) = delete;
 
   // For JsonServer::Config.
-  void request(JsonServer::Id id, const nlohmann::json& request, JsonServer::Reply reply);
+  void request(JsonServer::Id id, const nlohmann::json& request, std::vector<UniqueFd> fds,
+               JsonServer::Reply reply);
   void closed(JsonServer::Id id);
 
   // null when there is no lease and the guest is not frozen; else {"state": "open" | "freezing" |
@@ -87,6 +91,8 @@ class FreezeLease {
               JsonServer::Reply reply);
   void on_frozen(Result<unsigned> frozen, Milliseconds limit, const JsonServer::Reply& reply);
   void hold(Milliseconds limit, JsonServer::Reply reply);
+  void change_overlays(const std::string& what, const nlohmann::json& request,
+                       std::vector<UniqueFd> fds, JsonServer::Reply reply);
   void release(const JsonServer::Reply& reply);
   void thaw(Milliseconds timeout, JsonServer::Reply reply);
   void start_thaw();

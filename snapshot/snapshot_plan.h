@@ -20,6 +20,7 @@ struct PlannedDisk {
   std::string array;
   ArrayVolume volume;
   std::string name;
+  bool read_only = false;  // the VM cannot write to it
 };
 
 struct PlannedMember {

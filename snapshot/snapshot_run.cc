@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/uuid.h"
+#include "snapshot/freeze_lease.h"
 #include "snapshot/lease_messages.h"
 #include "snapshot/recovery.h"
 
@@ -41,6 +42,24 @@ Result<> check_same_file(const std::string& path, const Json& medium) {
 }
 
 }  // namespace
+
+// Meanwhile it is through our leases that VMs are asked for overlays.
+SnapshotRun::SnapshotRun(const Coordinator::Config& config, const SnapshotRequest& request)
+    : config_(config), request_(request) {
+  OverlayArray* overlays = config_.arrays->overlays();
+  if (overlays == nullptr) return;
+  other_vms_ = overlays->exchange_vms(
+      {.keep = [this](const std::vector<OverlayArray::Kept>& disks) { return keep(disks); },
+       .let_go = [this](const std::string& disk,
+                        const std::string& uuid) { return let_go_overlay(disk, uuid); }});
+}
+
+SnapshotRun::~SnapshotRun() {
+  work_.clear();
+  if (OverlayArray* overlays = config_.arrays->overlays()) {
+    overlays->exchange_vms(std::move(other_vms_));
+  }
+}
 
 Result<> SnapshotRun::open() {
   const auto now = std::chrono::system_clock::now();
@@ -98,14 +117,17 @@ Result<PlannedDisk> SnapshotRun::plan_disk(const std::string& vm, const Json& me
     disk.medium.image = std::exchange(disk.medium.device, "");
     TRY(check_same_file(disk.medium.image, medium));
   }
+  disk.read_only = medium.value("read_only", false);
   ArraySet::Found found = TRY(config_.arrays->find(disk.medium));
   disk.array = found.array->name();
-  // Its guest would be held for as long as the copy takes.
-  if (!found.array->abilities().instant) {
-    return make_error(ErrorKind::kArray,
-                      "disk {} is in array {}, which cannot copy it at one instant; give a VM that "
-                      "is to be copied while it runs disks of an array that can",
-                      disk.id, disk.array);
+  if (found.array == config_.arrays->overlays()) {
+    for (const char* way : {"shared", "physical"}) {
+      if (!medium.value(way, false)) continue;
+      return make_error(ErrorKind::kArray,
+                        "disk {} of VM '{}' is {}: its VM cannot keep what is overwritten there, "
+                        "so that only its array could copy it (docs/arrays.md)",
+                        disk.id, vm, way);
+    }
   }
   disk.volume = std::move(found.volume);
   disk.name = array_name_of(unique_, vm, disk.id);
@@ -238,15 +260,66 @@ Result<> SnapshotRun::hold() {
 Result<> SnapshotRun::take_all() {
   std::vector<Result<>> results(work_.size());
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < work_.size(); ++i) {
+  // The leases are this thread's, and overlays need them.
+  const auto ours = std::ranges::find(work_, static_cast<ArrayProvider*>(config_.arrays->overlays()),
+                                      &ArrayWork::array);
+  const size_t own = ours == work_.end() ? 0 : static_cast<size_t>(ours - work_.begin());
+  for (size_t i = 0; i < work_.size(); ++i) {
+    if (i == own) continue;
     threads.emplace_back([this, &results, i] { results[i] = work_[i].prepared->take(); });
   }
-  if (!work_.empty()) results[0] = work_[0].prepared->take();
+  if (!work_.empty()) results[own] = work_[own].prepared->take();
   for (std::thread& thread : threads) thread.join();
   for (Result<>& result : results) {
     if (!result) return array_error(std::move(result).error());
   }
   return step("copied");
+}
+
+std::optional<size_t> SnapshotRun::member_with(const std::string& disk) const {
+  for (size_t i = 0; i < plan_.members.size(); ++i) {
+    for (const PlannedDisk& one : plan_.members[i].disks) {
+      if (one.volume.id == disk) return i;
+    }
+  }
+  return std::nullopt;
+}
+
+// Of a disk that its VM cannot write to, nothing needs to be kept.
+Result<> SnapshotRun::keep(const std::vector<OverlayArray::Kept>& disks) {
+  std::vector<Member*> asked;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    Json overlays = Json::array();
+    std::vector<int> fds;
+    for (const PlannedDisk& planned : plan_.members[i].disks) {
+      const auto kept = std::ranges::find(disks, planned.volume.id, &OverlayArray::Kept::disk);
+      if (kept == disks.end() || planned.read_only) continue;
+      overlays.push_back({{"disk", planned.id}, {"label", planned.name}});
+      fds.push_back(kept->overlay.get());
+    }
+    if (fds.empty()) continue;
+    if (fds.size() > FreezeLease::kMaxFds) {
+      return failed("VM '{}' has more than {} disks to keep snapshots of", members_[i].vm,
+                    FreezeLease::kMaxFds);
+    }
+    TRY(members_[i].lease->ask("keep", {{"overlays", overlays}}, fds));
+    asked.push_back(&members_[i]);
+  }
+  Result<> all;
+  for (Member* member : asked) {
+    Result<Json> said = member->lease->answer(wait_for(request_.limits.held_ms));
+    if (!said && all) all = about(member->vm, std::move(said).error());
+  }
+  return all;
+}
+
+// After all is over, by the lease that we still have.
+Result<> SnapshotRun::let_go_overlay(const std::string& disk, const std::string& uuid) {
+  const std::optional<size_t> at = member_with(disk);
+  if (!at) {
+    return other_vms_.let_go ? other_vms_.let_go(disk, uuid) : failed("no VM can be asked");
+  }
+  return let_overlay_go(*members_[*at].lease, uuid);
 }
 
 // A hold that had ended before is no instant that the disks agree on.

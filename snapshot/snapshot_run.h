@@ -14,8 +14,10 @@ namespace plumb {
 
 class SnapshotRun {
  public:
-  SnapshotRun(const Coordinator::Config& config, const SnapshotRequest& request)
-      : config_(config), request_(request) {}
+  SnapshotRun(const Coordinator::Config& config, const SnapshotRequest& request);
+  ~SnapshotRun();
+  SnapshotRun(const SnapshotRun&) = delete;
+  SnapshotRun& operator=(const SnapshotRun&) = delete;
 
   // Connects to all guests and finds all disks; nothing is changed.
   Result<> open();
@@ -51,6 +53,9 @@ class SnapshotRun {
   Result<> freeze();
   Result<> hold();
   Result<> take_all();
+  Result<> keep(const std::vector<OverlayArray::Kept>& disks);
+  Result<> let_go_overlay(const std::string& disk, const std::string& uuid);
+  std::optional<size_t> member_with(const std::string& disk) const;
   Result<> release();
   void thaw();
   Result<> finish();
@@ -66,6 +71,7 @@ class SnapshotRun {
   const Coordinator::Config& config_;
   const SnapshotRequest& request_;
   SnapshotPlan plan_;
+  OverlayArray::Vms other_vms_;  // those that are not ours
   std::vector<Member> members_;
   std::vector<ArrayWork> work_;
   std::vector<std::string> warnings_;

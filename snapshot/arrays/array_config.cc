@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/nearest.h"
+#include "base/size.h"
 #include "base/toml_file.h"
 #include "rdm/lun_id.h"
 #include "snapshot/arrays/array_names.h"
@@ -290,6 +291,29 @@ Result<std::vector<ArrayDefinition>> read_arrays(std::string_view text, std::str
     all.push_back(std::move(read).value());
   }
   return all;
+}
+
+Result<uint64_t> read_overlay_limit(std::string_view text, std::string_view file_name) {
+  const toml::table parsed = TRY(parse_toml(text, file_name));
+  const toml::node* node = parsed.get("copy-before-write");
+  if (node == nullptr) return uint64_t{0};
+  const auto wrong = [&](const std::string& what) {
+    return usage_error("{}: line {}: copy-before-write: {}", file_name, node->source().begin.line,
+                       what);
+  };
+  const toml::table* table = node->as_table();
+  if (table == nullptr) return wrong("write it as a table, [copy-before-write]");
+  for (const auto& [key, value] : *table) {
+    if (key != "limit") return wrong(fmt::format("it has no key '{}', but limit", key.str()));
+  }
+  const toml::node* limit = table->get("limit");
+  if (limit == nullptr) return uint64_t{0};
+  const auto* text_value = limit->as_string();
+  const Result<uint64_t> bytes = text_value == nullptr
+                                     ? Result<uint64_t>(usage_error("it is no text"))
+                                     : parse_size(text_value->get());
+  if (!bytes.ok() || bytes.value() == 0) return wrong("write the limit as a size: limit = \"20G\"");
+  return bytes;
 }
 
 Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definition) {

@@ -29,6 +29,10 @@ const std::string& array_name(const ArrayDefinition& definition);
 Result<std::vector<ArrayDefinition>> read_arrays(std::string_view text, std::string_view file_name,
                                                  const std::string& state_folder);
 
+// The "limit" of plumb.toml's table [copy-before-write]: how much a snapshot that a VM keeps may
+// take, in bytes; 0 without one. Errors as above. Pure.
+Result<uint64_t> read_overlay_limit(std::string_view text, std::string_view file_name);
+
 // An error is of this array only: others may be well.
 Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definition);
 
