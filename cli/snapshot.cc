@@ -240,7 +240,9 @@ Result<ExitCode> delete_snapshots(const std::vector<std::string>& ids) {
 
 Result<ExitCode> recover_snapshots() {
   Snapshots snapshots = TRY(Snapshots::open());
-  return snapshots.recover() ? kExitOk : kExitFailed;
+  const bool clean = snapshots.recover();
+  TRY(snapshots.arrays.overlays()->tidy());
+  return clean ? kExitOk : kExitFailed;
 }
 
 }  // namespace plumb

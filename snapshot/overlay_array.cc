@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "base/file.h"
@@ -241,10 +242,21 @@ Result<> OverlayArray::remove(const std::string& id) {
   }
   const SnapshotName snapshot = TRY(parse_snapshot_id(id));
   OverlayStore::Changes changes = TRY(store_.change(snapshot.disk));
-  return changes.remove(snapshot.name, [&](const std::string& uuid) -> Result<> {
-    if (!vms_.let_go) return failed("no VM can be asked");
+  return changes.remove(snapshot.name, [&](const std::string& uuid) {
     return vms_.let_go(snapshot.disk, uuid);
   });
+}
+
+Result<> OverlayArray::tidy() {
+  std::set<std::string> disks;
+  for (const OverlayStore::Overlay& one : TRY(store_.all())) {
+    if (one.deleted) disks.insert(one.header.disk);
+  }
+  for (const std::string& disk : disks) {
+    OverlayStore::Changes changes = TRY(store_.change(disk));
+    TRY(changes.tidy([&](const std::string& uuid) { return vms_.let_go(disk, uuid); }));
+  }
+  return {};
 }
 
 // `T` is a volume or a snapshot.

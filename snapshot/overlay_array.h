@@ -36,6 +36,9 @@ class OverlayArray final : public ArrayProvider {
 
   OverlayArray(OverlayStore store, Vms vms) : store_(std::move(store)), vms_(std::move(vms)) {}
 
+  // Takes away what was deleted and was still needed then (OverlayStore::Changes::tidy).
+  Result<> tidy();
+
   // Of whoever holds leases on the VMs; the former ones are returned.
   Vms exchange_vms(Vms vms) { return std::exchange(vms_, std::move(vms)); }
 

@@ -30,8 +30,13 @@ Result<std::unique_ptr<CowFdFile>> open_overlay(const std::string& path, int fla
   return CowFdFile::open(TRY(open_file("overlay", path, flags)), "overlay " + path);
 }
 
+// By a VM, and not by one that was killed a moment ago.
 Result<bool> is_used(const Overlay& overlay) {
-  return TRY(open_overlay(overlay.path, O_RDONLY))->has_writer();
+  const UniqueFd fd = TRY(open_file("overlay", overlay.path, O_RDONLY));
+  Result<> unlocked = check_unlocked(fd.get(), "overlay " + overlay.path);
+  if (unlocked) return false;
+  if (unlocked.error().kind == ErrorKind::kLocked) return true;
+  return std::move(unlocked).error();
 }
 
 Result<> remove_file(const std::string& path) {

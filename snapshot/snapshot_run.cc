@@ -316,9 +316,7 @@ Result<> SnapshotRun::keep(const std::vector<OverlayArray::Kept>& disks) {
 // After all is over, by the lease that we still have.
 Result<> SnapshotRun::let_go_overlay(const std::string& disk, const std::string& uuid) {
   const std::optional<size_t> at = member_with(disk);
-  if (!at) {
-    return other_vms_.let_go ? other_vms_.let_go(disk, uuid) : failed("no VM can be asked");
-  }
+  if (!at) return other_vms_.let_go(disk, uuid);
   return let_overlay_go(*members_[*at].lease, uuid);
 }
 

@@ -30,7 +30,8 @@ class PlumbTest(unittest.TestCase):
     def setUp(self):
         # Not /tmp: it may be a tmpfs, which has no direct I/O.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="plumb-test-", dir="/var/tmp"))
-        self.environment = dict(os.environ, PLUMB_RUN_DIR=str(self.folder / "run"))
+        self.environment = dict(os.environ, PLUMB_RUN_DIR=str(self.folder / "run"),
+                                PLUMB_STATE_DIR=str(self.folder / "state"))
         self.started = []
 
     def tearDown(self):
