@@ -80,14 +80,14 @@ void CowKeeper::keep(Disk& disk, OpenOverlay overlay, Done done) {
   begin.content = std::move(overlay.content);
   begin.config = device_config();
   begin.present = present_;
-  begin_cow(disk, std::move(begin),
-            [this, fd = std::move(overlay.fd), done = std::move(done)](
-                Result<CowBegun> begun) mutable {
-              if (!begun.ok()) return ended(std::move(begun).error(), done);
-              present_ = begun->device;
-              fd_ = std::move(fd);
-              ended({}, done);
-            });
+  begin_cow(
+      disk, std::move(begin),
+      [this, fd = std::move(overlay.fd), done = std::move(done)](Result<CowBegun> begun) mutable {
+        if (!begun.ok()) return ended(std::move(begun).error(), done);
+        present_ = begun->device;
+        fd_ = std::move(fd);
+        ended({}, done);
+      });
 }
 
 void CowKeeper::let_go(Disk& disk, const std::string& uuid, Done done) {
@@ -127,8 +127,8 @@ void CowKeeper::when_idle(std::function<void()> idle) {
 
 void CowKeeper::gave_up(const CowBreak& given_up) {
   if (config_.broken) {
-    config_.broken(fmt::format("the snapshots of {} are given up: {}", config_.disk,
-                               given_up.reason));
+    config_.broken(
+        fmt::format("the snapshots of {} are given up: {}", config_.disk, given_up.reason));
   }
   if (!given_up.marked) marker_ = std::jthread([this](const std::stop_token& stop) { mark(stop); });
 }

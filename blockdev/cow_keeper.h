@@ -17,8 +17,8 @@ namespace plumb {
 class CowKeeper {
  public:
   struct Config {
-    std::string disk;                // what it is (CowHeader::disk)
-    bool unreadable_breaks = true;   // CowDevice::Config
+    std::string disk;               // what it is (CowHeader::disk)
+    bool unreadable_breaks = true;  // CowDevice::Config
     // Snapshots were given up; any thread. May be empty.
     std::function<void(const std::string& why)> broken;
   };
@@ -43,7 +43,7 @@ class CowKeeper {
     UniqueFd fd;
   };
   Result<OpenOverlay> examine(UniqueFd overlay, const std::string& label, uint64_t disk_bytes,
-                             IoThread& thread) const;
+                              IoThread& thread) const;
 
   // --- Only on the disk's I/O thread; but for busy() and kept_bytes(), while the disk is held and
   // drained, and one at a time. `done` is called there, later. ---

@@ -86,11 +86,11 @@ Result<DiskSource> open_source(const DiskDefinition& definition,
 // Of what others write, and of what does not pass by the block layer, a VM can keep nothing.
 Result<> open_overlay(const DiskDefinition& definition, DiskSource& source) {
   if (definition.read_only || source.claim.shared || source.physical()) return {};
-  source.overlay = TRY(OverlayStore(overlay_folder())
-                           .open_for_vm(source.identity(), source.fd.get(),
-                                        [&](const std::string& why) {
-                                          log::warning("disk {}: {}", definition.id, why);
-                                        }));
+  source.overlay =
+      TRY(OverlayStore(overlay_folder())
+              .open_for_vm(source.identity(), source.fd.get(), [&](const std::string& why) {
+                log::warning("disk {}: {}", definition.id, why);
+              }));
   return {};
 }
 

@@ -56,7 +56,7 @@ struct HeldDisks::Change {
   boost::asio::io_context& context;
   std::function<void(Result<>)> done;
   std::mutex mutex;
-  size_t due = 0;        // guarded by mutex, as the next
+  size_t due = 0;  // guarded by mutex, as the next
   Result<> first_error;
 
   // Any thread.

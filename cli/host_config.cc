@@ -21,8 +21,8 @@ Result<> ask_vm_to_let_go(const std::string& disk, const std::string& uuid) {
     Result<UniqueFd> socket = connect_unix(RuntimePaths(vm).lease, SOCK_SEQPACKET);
     if (!socket) continue;
     LeaseClient lease(std::move(socket).value());
-    Result<nlohmann::json> said = lease.call(
-        "begin", {{"owner", fmt::format("plumb (pid {})", ::getpid())}}, kPatienceMs);
+    Result<nlohmann::json> said =
+        lease.call("begin", {{"owner", fmt::format("plumb (pid {})", ::getpid())}}, kPatienceMs);
     if (!said) continue;
     for (const nlohmann::json& medium : said->value("media", nlohmann::json::array())) {
       if (medium.value("wwn", "") == disk || medium.value("device", "") == disk) {
@@ -56,9 +56,9 @@ Result<ArraySet> configured_array_set() {
     limit_bytes = TRY(read_overlay_limit(TRY(read_file(path)), path));
   }
   TRY(make_folders(overlay_folder(), 0700));
-  auto overlays = std::make_unique<OverlayArray>(
-      OverlayStore(overlay_folder(), limit_bytes),
-      OverlayArray::Vms{.keep = {}, .let_go = ask_vm_to_let_go});
+  auto overlays =
+      std::make_unique<OverlayArray>(OverlayStore(overlay_folder(), limit_bytes),
+                                     OverlayArray::Vms{.keep = {}, .let_go = ask_vm_to_let_go});
   return ArraySet(std::move(arrays), std::move(overlays));
 }
 

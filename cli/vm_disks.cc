@@ -235,9 +235,8 @@ std::optional<size_t> VmDisks::index_of(const std::string& id) const {
 void VmDisks::cut_off(size_t index, std::function<void()> idle) {
   Open& open = disks_[index];
   CowKeeper* keeper = open.keeper.get();
-  open.thread->run([&] {
-    open.disk->cut_off([keeper, idle = std::move(idle)] { keeper->when_idle(idle); });
-  });
+  open.thread->run(
+      [&] { open.disk->cut_off([keeper, idle = std::move(idle)] { keeper->when_idle(idle); }); });
 }
 
 uint32_t VmDisks::in_flight(size_t index) {
@@ -265,7 +264,7 @@ void VmDisks::remove(size_t index) {
 }
 
 Result<CowKeeper::OpenOverlay> VmDisks::examine_overlay(size_t index, UniqueFd overlay,
-                                                       const std::string& label) const {
+                                                        const std::string& label) const {
   const Open& open = disks_[index];
   return open.keeper->examine(std::move(overlay), label, size_of(open), *open.thread);
 }

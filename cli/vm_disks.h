@@ -89,7 +89,7 @@ class VmDisks {
   CowKeeper& keeper_of(size_t index) { return *disks_[index].keeper; }
   // A new overlay for it.
   Result<CowKeeper::OpenOverlay> examine_overlay(size_t index, UniqueFd overlay,
-                                                const std::string& label) const;
+                                                 const std::string& label) const;
   // At the end, after drain(): what the disks are like is recorded in their overlays. An error
   // names the first disk of which that did not come to its end within `seconds`.
   Result<> end_overlays(int seconds);

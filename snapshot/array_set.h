@@ -18,15 +18,16 @@ class ArraySet {
   // They are opened when they are first needed. `overlays`: nullptr for none.
   ArraySet(std::vector<ArrayDefinition> definitions, std::unique_ptr<OverlayArray> overlays)
       : definitions_(std::move(definitions)), overlays_(std::move(overlays)) {}
-  explicit ArraySet(std::vector<std::unique_ptr<ArrayProvider>> arrays)
-      : arrays_(std::move(arrays)) {}
+  explicit ArraySet(std::vector<std::unique_ptr<ArrayProvider>> arrays,
+                    std::unique_ptr<OverlayArray> overlays = nullptr)
+      : arrays_(std::move(arrays)), overlays_(std::move(overlays)) {}
 
   struct Found {
     ArrayProvider* array = nullptr;  // stays the set's
     ArrayVolume volume;
   };
-  // The first array that has the disk and can copy it at one instant. Errors (kArray): none has, and
-  // maybe one does not answer.
+  // The first array that has the disk and can copy it at one instant. Errors (kArray): none has,
+  // and maybe one does not answer.
   Result<Found> find(const DiskMedium& medium);
   // What keeps snapshots of disks that find() would leave to the VM; nullptr without one.
   OverlayArray* overlays() const { return overlays_.get(); }

@@ -16,7 +16,9 @@ using Json = nlohmann::json;
 // VMs "a", "b", … with two LUNs each, all in one array, and a coordinator for them.
 class Rig {
  public:
-  explicit Rig(size_t vms = 1) {
+  // `beside`: more of what a VM says of its second disk, which is then in no array, and its VM
+  // keeps snapshots of it.
+  explicit Rig(size_t vms = 1, const Json& beside = nullptr) : second_disk(beside) {
     for (size_t i = 0; i < vms; ++i) add_vm(std::string(1, static_cast<char>('a' + i)));
   }
 
@@ -65,8 +67,10 @@ class Rig {
     }
   }
 
+  const Json second_disk;
   TemporaryFolder folder;
   SnapshotStore store = SnapshotStore::open(folder.path()).value();
+  OverlayStore overlays{folder.path() + "/overlays"};
   FakeArrayState array;
   ArraySet arrays = make_arrays();
   std::map<std::string, std::unique_ptr<FakeGuest>> guests;
@@ -76,12 +80,15 @@ class Rig {
  private:
   void add_vm(const std::string& name) {
     Json media = Json::array();
-    for (const char* disk : {"root", "data"}) {
-      array.wwns.insert("naa." + name + disk);
-      media.push_back({{"id", disk},
-                       {"device", "/dev/sda"},
-                       {"wwn", "naa." + name + disk},
-                       {"size_bytes", 4096}});
+    for (const std::string disk : {"root", "data"}) {
+      Json medium{{"id", disk},
+                  {"device", "/dev/sda"},
+                  {"wwn", "naa." + name + disk},
+                  {"size_bytes", 4096}};
+      const bool in_array = disk == "root" || second_disk.is_null();
+      if (in_array) array.wwns.insert("naa." + name + disk);
+      if (!in_array) medium.update(second_disk);
+      media.push_back(medium);
     }
     const Json described{
         {"definition", {{"name", name}}}, {"media", media}, {"pid", 1}, {"paused", false}};
@@ -91,7 +98,8 @@ class Rig {
   ArraySet make_arrays() {
     std::vector<std::unique_ptr<ArrayProvider>> all;
     all.push_back(std::make_unique<FakeArray>("lab", array));
-    return ArraySet(std::move(all));
+    if (second_disk.is_null()) return ArraySet(std::move(all));
+    return ArraySet(std::move(all), std::make_unique<OverlayArray>(overlays, OverlayArray::Vms{}));
   }
 };
 
@@ -362,6 +370,62 @@ TEST_CASE("a snapshot is removed whole, also in a second attempt") {
   CHECK(rig.coordinator().remove(id).ok());
   CHECK(rig.array.snapshots.empty());
   CHECK(rig.coordinator().remove(id).error().kind == ErrorKind::kNotFound);
+}
+
+TEST_CASE("what no array has, its VM keeps, at the same instant") {
+  Rig rig(2, Json::object());
+  bool held = false;
+  rig.array.at = [&](const char* step) -> Result<> {
+    held = held || (std::string(step) == "take" && rig.guest().disks.is_held);
+    return {};
+  };
+  rig.hook = [&](const std::string& phase) -> Result<> {
+    const size_t kept = rig.guest("a").disks.kept + rig.guest("b").disks.kept;
+    CHECK(kept == (phase == "planned" || phase == "prepared" || phase == "frozen" || phase == "held"
+                       ? 0U
+                       : 2U));
+    return {};
+  };
+  const SnapshotOutcome outcome = rig.coordinator().take(rig.request()).value();
+  CHECK(held);
+  CHECK(outcome.warnings.empty());
+  CHECK(rig.array.snapshots.size() == 2);
+  const SnapshotDisk& disk = outcome.set.members[1].disks[1];
+  CHECK(disk.array == "copy-before-write");
+  CHECK(disk.volume_id == "naa.bdata");
+  CHECK(rig.overlays.chain("naa.bdata").value().size() == 1);
+  // Nobody has it any more.
+  REQUIRE(rig.coordinator().remove(outcome.set.id).ok());
+  CHECK(rig.overlays.all().value().empty());
+  CHECK(rig.array.snapshots.empty());
+}
+
+TEST_CASE("a VM that cannot keep its disk ends the snapshot, and nothing is left") {
+  Rig rig(2, Json::object());
+  rig.guest("b").disks.keeps_badly = true;
+  const Result<SnapshotOutcome> outcome = rig.coordinator().take(rig.request());
+  REQUIRE_FALSE(outcome.ok());
+  CHECK_THAT(Result<SnapshotOutcome>(outcome).error().message,
+             Catch::Contains("VM 'b': disk data cannot be flushed"));
+  CHECK(rig.overlays.all().value().empty());
+  rig.check_nothing_left();
+}
+
+TEST_CASE("what others write too, or what does not pass by, no VM can keep") {
+  const std::string way = GENERATE("shared", "physical");
+  Rig rig(1, {{way, true}});
+  Result<SnapshotOutcome> outcome = rig.coordinator().take(rig.request());
+  REQUIRE_FALSE(outcome.ok());
+  CHECK(outcome.error().kind == ErrorKind::kArray);
+  CHECK_THAT(outcome.error().message, Catch::Contains("disk data of VM 'a' is " + way));
+  rig.check_nothing_left();
+}
+
+TEST_CASE("of a disk that its VM cannot write to, it has nothing to keep") {
+  Rig rig(1, {{"read_only", true}});
+  REQUIRE(rig.coordinator().take(rig.request()).ok());
+  CHECK(rig.guest().disks.kept == 0);
+  CHECK(rig.overlays.chain("naa.adata").value().size() == 1);
 }
 
 }  // namespace plumb

@@ -1,5 +1,6 @@
 #include "snapshot/freeze_lease.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <future>
@@ -229,6 +230,32 @@ TEST_CASE("a peer that speaks out of turn, or nonsense, loses its connection and
   Result<Json> answer = receive_answer(socket.get(), 65536, kLongMs);
   CHECK_FALSE(answer.ok());
   guest.wait_until_idle();
+}
+
+TEST_CASE("overlays are given and taken while disks are held, and not otherwise") {
+  FakeGuest guest;
+  guest.start();
+  LeaseClient owner = begun(guest);
+  const UniqueFd some = make_eventfd().value();
+  const std::array<int, 1> fds{some.get()};
+  const Json keep{{"overlays", {{{"disk", "data"}, {"label", "plumb-1"}}}}};
+  const Json let_go{{"uuid", "3f2504e0"}};
+  CHECK_FALSE(owner.call("keep", keep, kLongMs, fds).ok());
+  CHECK_FALSE(owner.call("let-go", let_go, kLongMs).ok());
+  REQUIRE(owner.call("hold", limit(kLongMs), kLongMs).ok());
+  CHECK(owner.call("keep", keep, kLongMs, fds).ok());
+  CHECK(owner.call("let-go", let_go, kLongMs).ok());
+  CHECK(guest.disks.kept == 1);
+  CHECK(guest.disks.let_go_of == 1);
+  CHECK_FALSE(owner.call("keep", keep, kLongMs).ok());
+  CHECK_FALSE(owner.call("keep", {{"overlays", 7}}, kLongMs, fds).ok());
+  CHECK_FALSE(owner.call("keep", {{"overlays", {"data"}}}, kLongMs, fds).ok());
+  guest.disks.keeps_badly = true;
+  CHECK_THAT(owner.call("keep", keep, kLongMs, fds).error().message,
+             Catch::Contains("cannot be flushed"));
+  REQUIRE(owner.call("release", Json::object(), kLongMs).ok());
+  CHECK_FALSE(owner.call("keep", keep, kLongMs, fds).ok());
+  CHECK(guest.disks.kept == 2);
 }
 
 }  // namespace plumb

@@ -117,9 +117,7 @@ class OverlayArray::Prepared final : public PreparedSnapshot {
     return {};
   }
 
-  Result<> take() override {
-    return taken_.empty() ? Result<>() : array_.vms_.keep(taken_);
-  }
+  Result<> take() override { return taken_.empty() ? Result<>() : array_.vms_.keep(taken_); }
 
   Result<std::vector<ArraySnapshot>> finish() override {
     finished_ = true;
@@ -195,13 +193,12 @@ Result<ArrayVolume> OverlayArray::clone(const std::string& snapshot_id, const st
     const UniqueFd from = TRY(open_file("image", snapshot_id, O_RDONLY));
     const uint64_t size_bytes = TRY(file_size_bytes(from.get(), snapshot_id));
     const UniqueFd image = TRY(make_image(name, size_bytes));
-    TRY(copy_sparse(image.get(), size_bytes, name,
-                    [&](uint64_t at, std::span<std::byte> to) -> Result<> {
-                      const ssize_t got =
-                          ::pread(from.get(), to.data(), to.size(), static_cast<off_t>(at));
-                      if (got == static_cast<ssize_t>(to.size())) return {};
-                      return os_error(got < 0 ? errno : EIO, "{} cannot be read", snapshot_id);
-                    }));
+    TRY(copy_sparse(
+        image.get(), size_bytes, name, [&](uint64_t at, std::span<std::byte> to) -> Result<> {
+          const ssize_t got = ::pread(from.get(), to.data(), to.size(), static_cast<off_t>(at));
+          if (got == static_cast<ssize_t>(to.size())) return {};
+          return os_error(got < 0 ? errno : EIO, "{} cannot be read", snapshot_id);
+        }));
     return finish_image(name, image.get(), size_bytes);
   }
   const SnapshotName snapshot = TRY(parse_snapshot_id(snapshot_id));
@@ -219,9 +216,8 @@ Result<ArrayVolume> OverlayArray::create(const std::string& name, uint64_t size_
 }
 
 Result<> OverlayArray::restore(const std::string& snapshot_id, const std::string&) {
-  return failed(
-      "snapshot {} cannot be put back in place; make a template of it, and deploy that",
-      snapshot_id);
+  return failed("snapshot {} cannot be put back in place; make a template of it, and deploy that",
+                snapshot_id);
 }
 
 Result<MappedVolume> OverlayArray::map(const std::string& id) {
@@ -242,9 +238,8 @@ Result<> OverlayArray::remove(const std::string& id) {
   }
   const SnapshotName snapshot = TRY(parse_snapshot_id(id));
   OverlayStore::Changes changes = TRY(store_.change(snapshot.disk));
-  return changes.remove(snapshot.name, [&](const std::string& uuid) {
-    return vms_.let_go(snapshot.disk, uuid);
-  });
+  return changes.remove(snapshot.name,
+                        [&](const std::string& uuid) { return vms_.let_go(snapshot.disk, uuid); });
 }
 
 Result<> OverlayArray::tidy() {
@@ -281,9 +276,8 @@ Result<std::vector<ArraySnapshot>> OverlayArray::list_snapshots(const std::strin
   std::vector<ArraySnapshot> all = TRY(list_images<ArraySnapshot>(prefix, kFrozen));
   for (const OverlayStore::Overlay& one : TRY(store_.all())) {
     if (one.deleted || !one.name.starts_with(prefix)) continue;
-    all.push_back({fmt::format("{}{}{}", one.name, kOf, one.header.disk), one.name,
-                   one.header.disk, one.header.base_bytes,
-                   one.state.condition != CowCondition::kBroken});
+    all.push_back({fmt::format("{}{}{}", one.name, kOf, one.header.disk), one.name, one.header.disk,
+                   one.header.base_bytes, one.state.condition != CowCondition::kBroken});
   }
   return all;
 }

@@ -2,9 +2,9 @@
 // VM itself keeps what its guest overwrites (blockdev/cow_device.h).
 //
 // A volume is a disk of a VM, by what it is: an image's absolute path, or a LUN's WWN; a snapshot's
-// id is "NAME of DISK". Such a snapshot has no path of its own, and is not mapped: clone() copies it.
-// Volumes made here are images in FOLDER/volumes. A snapshot of one of those, for a template, is
-// the image itself under another name, and the image is read-only from then on.
+// id is "NAME of DISK". Such a snapshot has no path of its own, and is not mapped: clone() copies
+// it. Volumes made here are images in FOLDER/volumes. A snapshot of one of those, for a template,
+// is the image itself under another name, and the image is read-only from then on.
 #pragma once
 
 #include <functional>

@@ -100,8 +100,8 @@ Result<std::vector<Overlay>> linked(std::vector<Overlay> overlays, const std::st
   const Overlay* newest = nullptr;
   for (const Overlay& one : overlays) {
     by_uuid[one.header.uuid] = &one;
-    const bool last = !leaned_on.contains(one.header.uuid) &&
-                      one.state.condition != CowCondition::kSealed;
+    const bool last =
+        !leaned_on.contains(one.header.uuid) && one.state.condition != CowCondition::kSealed;
     if (last && newest != nullptr) {
       return failed("{} and {} in {} both say that they are the newest; keep one of the two",
                     newest->name, one.name, folder);
@@ -214,7 +214,8 @@ Result<std::unique_ptr<CowReader>> OverlayStore::read(const std::string& disk,
   for (auto one = own; one != now.end(); ++one) {
     config.overlays.push_back(TRY(open_overlay(one->path, O_RDONLY)));
   }
-  config.newer = [store = *this, disk](const std::string& uuid) -> Result<std::unique_ptr<CowFile>> {
+  config.newer = [store = *this,
+                  disk](const std::string& uuid) -> Result<std::unique_ptr<CowFile>> {
     const std::vector<Overlay> later = TRY(store.chain(disk));
     const auto next = std::ranges::find(later, uuid, &Overlay::older);
     if (next == later.end()) return failed("what followed snapshot {} of {} is lost", uuid, disk);
@@ -235,12 +236,12 @@ Result<UniqueFd> OverlayStore::Changes::add(const std::string& name, uint64_t si
                   kCowMaxTextBytes);
   }
   const std::vector<Overlay> chain = TRY(store_.chain(disk_));
-  const CowHeader header{
-      .uuid = TRY(Uuid::random()).text(),
-      .disk = disk_,
-      .base_bytes = size_bytes,
-      .limit_bytes = store_.limit_bytes_ != 0 ? store_.limit_bytes_
-                                              : TRY(half_of_free(store_.folder_of(disk_)))};
+  const CowHeader header{.uuid = TRY(Uuid::random()).text(),
+                         .disk = disk_,
+                         .base_bytes = size_bytes,
+                         .limit_bytes = store_.limit_bytes_ != 0
+                                            ? store_.limit_bytes_
+                                            : TRY(half_of_free(store_.folder_of(disk_)))};
   return create_cow_overlay(path + std::string(kLive), header,
                             chain.empty() ? "" : chain.back().header.uuid);
 }

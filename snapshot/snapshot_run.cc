@@ -261,8 +261,8 @@ Result<> SnapshotRun::take_all() {
   std::vector<Result<>> results(work_.size());
   std::vector<std::thread> threads;
   // The leases are this thread's, and overlays need them.
-  const auto ours = std::ranges::find(work_, static_cast<ArrayProvider*>(config_.arrays->overlays()),
-                                      &ArrayWork::array);
+  const auto ours = std::ranges::find(
+      work_, static_cast<ArrayProvider*>(config_.arrays->overlays()), &ArrayWork::array);
   const size_t own = ours == work_.end() ? 0 : static_cast<size_t>(ours - work_.begin());
   for (size_t i = 0; i < work_.size(); ++i) {
     if (i == own) continue;
