@@ -72,9 +72,8 @@ class CowDevice final : public BlockDevice, private BatchEnd {
   bool is_broken() const { return condition_ != Condition::kWhole; }
 
   // After Config::broken with `marked` unset, the writes that met it, and others to grains that are
-  // not kept, wait for this. Before it, the owner sees to it that nobody reads the snapshot: what
-  // is read already stops by disown_cow_overlay(); and whoever opens it later must know from
-  // elsewhere, since after a crash the overlay would look whole.
+  // not kept, wait for this. Before it, the owner sees to it that nobody reads the snapshot, now or
+  // after a crash, when the overlay would look whole: CowKeeper does.
   void go_on();
 
   // Records the overlay's condition, durably, and calls `written`, later; the disk is held, nothing

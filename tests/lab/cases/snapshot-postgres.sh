@@ -87,15 +87,15 @@ last_commit() { grep -aoE "^COMMIT [0-9]+" "$logs/db1.console" | tail -n 1 | cut
 # verify BEFORE: the snapshot $logs/created is clean, and PostgreSQL on it has all commits up to BEFORE.
 verify() {
   local id root data seen
-  id=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])' <"$logs/created")
+  id=$(grep -oE '"id":"db1-[^"]*' "$logs/created" | cut -d'"' -f4)
   root=$(plumb snapshot map "$id/root")
   data=$(plumb snapshot map "$id/data")
-  for device in "$root" "$data"; do
-    if [ "$clean" = yes ]; then
-      check "$device needs no recovery" eval "! dumpe2fs -h '$device' 2>/dev/null | grep -q needs_recovery"
-      check "$device is a clean file system" e2fsck -fn "$device" >"$logs/e2fsck" 2>&1
-    fi
-  done
+  if [ "$clean" = yes ]; then
+    for copy in "$root" "$data"; do
+      check "$copy needs no recovery" eval "! dumpe2fs -h '$copy' 2>/dev/null | grep -q needs_recovery"
+      check "$copy is a clean file system" e2fsck -fn "$copy" >"$logs/e2fsck" 2>&1
+    done
+  fi
   # What is to be written to is a copy.
   cp --reflink=always "$root" "$work/copy.img"
   mount -o loop "$work/copy.img" "$work/root"
