@@ -13,7 +13,7 @@ packages=(
   catch2 curl clang libclang-rt-14-dev llvm-14 clang-format clang-tidy shellcheck python3
   fio strace util-linux iproute2
   # guests of libvirt: a daemon of the test's own
-  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
+  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-utils
   # hooks of guests; their test uses PostgreSQL too, where it is: its package would start a server
   qemu-guest-agent mariadb-server-core mariadb-client-core
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it

@@ -77,8 +77,11 @@ Result<> SnapshotRun::open_member(Member& member) {
 }
 
 Result<PlannedMember> SnapshotRun::plan_member(const Member& member, const Json& said) {
-  PlannedMember planned{
-      .vm = member.vm, .parent = "", .definition = said.at("definition"), .disks = {}};
+  PlannedMember planned{.vm = member.vm,
+                        .parent = "",
+                        .definition = said.at("definition"),
+                        .disks = {},
+                        .left_out = said.value("left_out", std::vector<std::string>())};
   for (const SnapshotSet& set : config_.store->list().sets) {
     if (set.find(member.vm) != nullptr) planned.parent = set.id;
   }
@@ -287,9 +290,9 @@ void SnapshotRun::thaw() {
     if (!said) {
       member.still.trouble = said.error().message;
       if (said.error().os_errno != ETIMEDOUT) continue;
-      still_frozen_.push_back(fmt::format(
-          "VM '{}' may still be frozen; it is told to thaw until it answers (`plumb ps` tells): {}",
-          member.vm, said.error().message));
+      still_frozen_.push_back(
+          fmt::format("VM '{}' may still be frozen; it is told to thaw until it answers ({}): {}",
+                      member.vm, config_.told_by, said.error().message));
       continue;
     }
     member.still.thawed =
