@@ -80,20 +80,6 @@ Error exec_vm(const std::string& vm_name, int definition, int status, bool verbo
   return os_error(errno, "{} cannot be started", program);
 }
 
-// In the child: a session of its own, no terminal, its log in a file.
-Result<> leave_terminal(const std::string& vm_name) {
-  const RuntimePaths paths(vm_name);
-  TRY(make_folders(paths.folder, 0700));
-  const UniqueFd nothing = TRY(open_file("device", "/dev/null", O_RDWR));
-  const UniqueFd log = TRY(open_file("log", paths.log, O_WRONLY | O_CREAT | O_APPEND));
-  ::setsid();
-  if (::dup2(nothing.get(), STDIN_FILENO) < 0 || ::dup2(nothing.get(), STDOUT_FILENO) < 0 ||
-      ::dup2(log.get(), STDERR_FILENO) < 0) {
-    return os_error(errno, "standard output cannot be redirected");
-  }
-  return {};
-}
-
 Result<ExitCode> run_detached(const VmDefinition& definition, int definition_fd, bool verbose) {
   int ends[2];
   if (::pipe(ends) != 0) return os_error(errno, "a pipe cannot be made");

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <map>
@@ -11,6 +12,7 @@
 #include "base/text.h"
 #include "base/unix_socket.h"
 #include "cli/host_config.h"
+#include "cli/libvirt_guests.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"
 #include "cli/snapshot_commands.h"
@@ -39,6 +41,12 @@ Result<UniqueFd> connect_to_lease(const std::string& vm_name) {
   return connect_unix(RuntimePaths(vm_name).lease, SOCK_SEQPACKET);
 }
 
+// Whether all is clean.
+bool tell(const std::vector<Recovered>& all) {
+  for (const Recovered& one : all) fmt::print(stderr, "plumb: {}\n", printable(one.sentence));
+  return std::ranges::all_of(all, &Recovered::clean);
+}
+
 // Where snapshots are kept, and who makes them.
 struct Snapshots {
   SnapshotStore store;
@@ -55,8 +63,15 @@ struct Snapshots {
                                .arrays = &arrays,
                                .owner = fmt::format("plumb snapshot create (pid {})", ::getpid()),
                                .connect = connect_to_lease,
+                               .told_by = "`plumb ps` tells",
                                .hook = {},
                                .interrupted = [] { return stopped_by != 0; }};
+    if (!options.libvirt.empty()) {
+      config.connect = [uri = options.libvirt](const std::string& domain) {
+        return connect_to_libvirt_lease(uri, domain);
+      };
+      config.told_by = "its log below " + runtime_root() + "/libvirt tells";
+    }
     if (!options.hooks.empty()) {
       config.hook = [folder = options.hooks](const char* phase, const SnapshotPlan& plan) {
         return run_snapshot_hook(folder, phase, plan, kHookTimeoutMs);
@@ -67,12 +82,9 @@ struct Snapshots {
 
   // Before anything else is done. Returns whether all could be removed.
   bool recover() {
-    bool clean = true;
-    for (const Recovered& one : plumb::recover(store, arrays)) {
-      fmt::print(stderr, "plumb: {}\n", printable(one.sentence));
-      clean = clean && one.clean;
-    }
-    return clean;
+    // Guests first: they wait.
+    const bool going_on = tell(recover_libvirt_guests());
+    return tell(plumb::recover(store, arrays)) && going_on;
   }
 };
 
@@ -168,6 +180,8 @@ Result<ExitCode> create_snapshot(const SnapshotCreateOptions& options) {
   }
   snapshots.recover();
   Result<SnapshotOutcome> outcome = coordinator.take(request);
+  // A watchdog of libvirt's guests that was killed meanwhile has left its guest as it was.
+  if (!options.libvirt.empty()) tell(recover_libvirt_guests());
   if (!outcome && stopped_by != 0) {
     fmt::print(stderr, "plumb: interrupted; nothing is kept\n");
     return static_cast<ExitCode>(kExitSignal + stopped_by);

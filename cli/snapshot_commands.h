@@ -12,7 +12,8 @@ namespace plumb {
 
 struct SnapshotCreateOptions {
   std::vector<std::string> vms;
-  std::string group;  // its name; "" for a snapshot of one VM
+  std::string libvirt;  // the URI, when they are guests of libvirt; "" for VMs of ours
+  std::string group;    // its name; "" for a snapshot of one VM
   std::string quiesce = "fs";
   std::string require = "crash";
   std::vector<std::string> mountpoints;

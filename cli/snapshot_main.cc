@@ -42,9 +42,12 @@ void add_create(CLI::App& group, Arguments& args, Action& action) {
       group, "create", "copy all disks of a VM at one instant, or of several VMs at the same one",
       "plumb snapshot create db1 --quiesce fs --note 'before the upgrade'\n"
       "         plumb snapshot create --group shop db1 web1 web2\n"
+      "         plumb snapshot create db1 --libvirt\n"
       "Exit: 3 the grade is weaker than asked, 14 the array failed, 15 a guest was not frozen as\n"
       "required, or may still be frozen.");
   create->add_option("vms", options.vms, "names of the VMs")->required();
+  create->add_flag("--libvirt{qemu:///system}", options.libvirt,
+                   "the VMs are libvirt's, at this URI: --libvirt=qemu:///session");
   create->add_option("--group", options.group, "name of the group that several VMs are");
   create
       ->add_option("--quiesce", options.quiesce,

@@ -119,6 +119,10 @@ Result<ExitCode> create_template(const TemplateCreateOptions& options) {
   const SnapshotStore snapshots = TRY(SnapshotStore::open(state_root() + "/snapshots"));
   const SnapshotSet from = TRY(snapshots.get(options.snapshot));
   const SnapshotMember* member = TRY(member_of(from, options.vm));
+  if (member->definition.contains("libvirt")) {
+    return usage_error(
+        "snapshot {} is of a guest of libvirt, and a template is made of a VM of plumb", from.id);
+  }
   TRY(room.templates().create(options.name, from, *member, options.note));
   return kExitOk;
 }

@@ -208,6 +208,11 @@ std::unique_ptr<ScsiLun> VmDisks::make_scsi_unit(size_t index) {
   return std::make_unique<ScsiDisk>(*open.disk, std::move(identity));
 }
 
+const char* VmDisks::not_kept(const Open& open) {
+  if (open.claim.shared) return "the LUN is shared, and others write to it too";
+  return open.physical ? "the LUN is in physical mode, and takes commands from the guest" : "";
+}
+
 Json VmDisks::medium_of(size_t index) const {
   const Open& open = disks_[index];
   Json medium{{"id", open.definition.id},
@@ -215,8 +220,7 @@ Json VmDisks::medium_of(size_t index) const {
               {"wwn", open.wwn},
               {"size_bytes", size_of(open)},
               {"read_only", open.definition.read_only},
-              {"shared", open.claim.shared},
-              {"physical", open.physical}};
+              {"not_kept", not_kept(open)}};
   struct stat status {};
   if (!open.is_lun() && open.under != nullptr && ::fstat(fd_of(open.definition.id), &status) == 0) {
     medium["st_dev"] = status.st_dev;

@@ -64,7 +64,8 @@ class VmDisks {
   // "" for an image.
   const std::string& wwn_of(size_t index) const { return disks_[index].wwn; }
   // Where its content is: {"id", "device": a path, "wwn": "" for an image, "size_bytes",
-  // "read_only", "shared", "physical", and of an image "st_dev", "st_ino"}.
+  // "read_only", "not_kept": why the VM can keep no snapshots of it, or "", and of an image
+  // "st_dev", "st_ino"}.
   nlohmann::json medium_of(size_t index) const;
   // The logical unit of a disk on the SCSI bus, as a new guest sees it.
   std::unique_ptr<ScsiLun> make_scsi_unit(size_t index);
@@ -173,6 +174,7 @@ class VmDisks {
   std::unique_ptr<CowKeeper> make_keeper(const DiskDefinition& disk,
                                          const DiskSource& source) const;
   static uint64_t size_of(const Open& open);
+  static const char* not_kept(const Open& open);
   bool end_overlay(Open& open, int seconds);
 
   Config config_;

@@ -8,10 +8,12 @@ packages=(
   g++ cmake ninja-build ccache lld acpica-tools git
   # libraries
   liburing-dev libaio-dev libseccomp-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
-  nlohmann-json3-dev systemtap-sdt-dev libdevmapper-dev
+  nlohmann-json3-dev systemtap-sdt-dev libdevmapper-dev libvirt-dev libxml2-dev
   # tests and checks
   catch2 curl clang libclang-rt-14-dev llvm-14 clang-format clang-tidy shellcheck python3
   fio strace util-linux iproute2
+  # guests of libvirt: a daemon of the test's own
+  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-utils
   # hooks of guests; their test uses PostgreSQL too, where it is: its package would start a server
   qemu-guest-agent mariadb-server-core mariadb-client-core
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it

@@ -65,6 +65,7 @@ class Coordinator {
     std::string owner;  // who asks, for others: "plumb snapshot create (pid 4711)"
     // A connection to the VM's FreezeLease. Error kNotFound: it does not run.
     std::function<Result<UniqueFd>(const std::string& vm)> connect;
+    std::string told_by;  // for people: who tells whether a guest is still frozen
     std::function<Result<>(const char* phase, const SnapshotPlan& plan)> hook;
     std::function<bool()> interrupted;  // the snapshot is given up at the next step
   };

@@ -5,6 +5,12 @@
 #include "base/json_socket.h"
 
 namespace plumb {
+namespace {
+
+// With the definition of the guest, which may be libvirt's XML (domain_xml.h).
+constexpr size_t kMaxAnswerBytes = size_t{256} << 10U;
+
+}  // namespace
 
 Result<> LeaseClient::ask(const char* what, nlohmann::json more, std::span<const int> fds) {
   more["do"] = what;
@@ -12,7 +18,7 @@ Result<> LeaseClient::ask(const char* what, nlohmann::json more, std::span<const
 }
 
 Result<nlohmann::json> LeaseClient::answer(int timeout_ms) {
-  return receive_answer(socket_.get(), 65536, timeout_ms);
+  return receive_answer(socket_.get(), kMaxAnswerBytes, timeout_ms);
 }
 
 Result<nlohmann::json> LeaseClient::call(const char* what, nlohmann::json more, int timeout_ms,

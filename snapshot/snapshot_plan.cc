@@ -24,6 +24,9 @@ std::vector<std::string> describe(const SnapshotPlan& plan) {
           fmt::format("freeze {} by its guest agent ({})", member.vm, name_of(plan.quiesce)));
     }
     lines.push_back(fmt::format("hold the disks of {}", member.vm));
+    for (const std::string& one : member.left_out) {
+      lines.push_back(fmt::format("{}: {}", member.vm, one));
+    }
   }
   for (const PlannedMember& member : plan.members) {
     for (const PlannedDisk& disk : member.disks) {

@@ -28,6 +28,7 @@ struct PlannedMember {
   std::string parent;
   nlohmann::json definition;
   std::vector<PlannedDisk> disks;
+  std::vector<std::string> left_out;  // sentences about what is not copied
 };
 
 struct SnapshotPlan {

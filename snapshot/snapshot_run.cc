@@ -96,8 +96,11 @@ Result<> SnapshotRun::open_member(Member& member) {
 }
 
 Result<PlannedMember> SnapshotRun::plan_member(const Member& member, const Json& said) {
-  PlannedMember planned{
-      .vm = member.vm, .parent = "", .definition = said.at("definition"), .disks = {}};
+  PlannedMember planned{.vm = member.vm,
+                        .parent = "",
+                        .definition = said.at("definition"),
+                        .disks = {},
+                        .left_out = said.value("left_out", std::vector<std::string>())};
   for (const SnapshotSet& set : config_.store->list().sets) {
     if (set.find(member.vm) != nullptr) planned.parent = set.id;
   }
@@ -121,12 +124,12 @@ Result<PlannedDisk> SnapshotRun::plan_disk(const std::string& vm, const Json& me
   ArraySet::Found found = TRY(config_.arrays->find(disk.medium));
   disk.array = found.array->name();
   if (found.array == config_.arrays->overlays()) {
-    for (const char* way : {"shared", "physical"}) {
-      if (!medium.value(way, false)) continue;
+    const std::string why = medium.value("not_kept", "");
+    if (!why.empty()) {
       return make_error(ErrorKind::kArray,
-                        "disk {} of VM '{}' is {}: its VM cannot keep what is overwritten there, "
-                        "so that only its array could copy it (docs/arrays.md)",
-                        disk.id, vm, way);
+                        "disk {} of VM '{}' is in no array or file system that can copy it at one "
+                        "instant, and its VM cannot keep what is overwritten there: {}",
+                        disk.id, vm, why);
     }
   }
   disk.volume = std::move(found.volume);
@@ -358,9 +361,9 @@ void SnapshotRun::thaw() {
     if (!said) {
       member.still.trouble = said.error().message;
       if (said.error().os_errno != ETIMEDOUT) continue;
-      still_frozen_.push_back(fmt::format(
-          "VM '{}' may still be frozen; it is told to thaw until it answers (`plumb ps` tells): {}",
-          member.vm, said.error().message));
+      still_frozen_.push_back(
+          fmt::format("VM '{}' may still be frozen; it is told to thaw until it answers ({}): {}",
+                      member.vm, config_.told_by, said.error().message));
       continue;
     }
     member.still.thawed =
