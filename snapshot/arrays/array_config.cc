@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <set>
 #include <span>
 
@@ -101,6 +102,24 @@ Result<std::string> mapper_name_of(const toml::node& value) {
   return usage_error("'{}' is no device of device-mapper, such as /dev/mapper/pool0", name);
 }
 
+// What an administrator calls something in an array: a part of requests, where other letters have
+// meanings.
+Result<std::string> array_word_of(const toml::node& value) {
+  constexpr std::string_view kLetters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:";
+  std::string word = TRY(text_of(value));
+  if (word.find_first_not_of(kLetters) == std::string::npos) return word;
+  return usage_error("'{}' has other letters than a-z, A-Z, 0-9 and _-.:", word);
+}
+
+Result<std::vector<std::string>> array_words_of(const toml::node& value) {
+  const auto* array = value.as_array();
+  if (array == nullptr || array->empty()) return usage_error("write a list of texts, [\"…\"]");
+  std::vector<std::string> all;
+  for (const toml::node& element : *array) all.push_back(TRY(array_word_of(element)));
+  return all;
+}
+
 Result<ArrayProvider::Abilities> abilities_of(const toml::node& value) {
   constexpr std::string_view kKnown[] = {"group", "instant", "provisions", "writable-snapshots"};
   ArrayProvider::Abilities abilities{.instant = false};
@@ -143,6 +162,43 @@ Result<> set_lvm_pool(LvmThinConfig& target, const toml::node& value) {
   return {};
 }
 
+// "HOST", "HOST:PORT" or "[ADDRESS]:PORT".
+template <typename T>
+Result<> set_address(T& target, const toml::node& value) {
+  std::string host = TRY(text_of(value));
+  const size_t colon = host.rfind(':');
+  const bool brackets = host.starts_with('[');
+  const bool port =
+      colon != std::string::npos && (brackets ? host[colon - 1] == ']' : host.find(':') == colon);
+  if (port) {
+    const std::string digits = host.substr(colon + 1);
+    uint16_t number = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error != std::errc() || end != digits.data() + digits.size() || number == 0) {
+      return usage_error("'{}' is no port", digits);
+    }
+    target.port = number;
+    host.resize(colon);
+  }
+  if (brackets && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  constexpr std::string_view kLetters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:%";
+  if (host.empty() || host[0] == '-' || host.find_first_not_of(kLetters) != std::string::npos) {
+    return usage_error("'{}' is no address; write HOST or HOST:PORT", host);
+  }
+  target.address = host;
+  return {};
+}
+
+// A user's name goes into headers, where it ends at a colon.
+Result<std::string> user_of(const toml::node& value) {
+  std::string user = TRY(text_of(value));
+  const bool good =
+      std::ranges::none_of(user, [](unsigned char c) { return c <= ' ' || c == ':'; });
+  if (good && user[0] != '-') return user;
+  return usage_error("'{}' is no user's name", user);
+}
+
 using Reflink = ReflinkConfig;
 constexpr Key<Reflink> kReflinkKeys[] = {{"folder", set<&Reflink::folder, path_of, Reflink>, true}};
 
@@ -173,6 +229,19 @@ constexpr Key<Xcopy> kXcopyKeys[] = {
     {"luns", set<&Xcopy::luns, wwns_of, Xcopy>, true},
     {"spares", set<&Xcopy::spares, wwns_of, Xcopy>, true},
     {"state", set<&Xcopy::state_path, path_of, Xcopy>},
+};
+
+using Ontap = OntapConfig;
+constexpr Key<Ontap> kOntapKeys[] = {
+    {"address", set_address<Ontap>, true},
+    {"ca-file", set<&Ontap::ca_file, path_of, Ontap>},
+    {"user", set<&Ontap::user, user_of, Ontap>, true},
+    {"password-file", set<&Ontap::password_file, path_of, Ontap>, true},
+    {"svm", set<&Ontap::svm, array_word_of, Ontap>, true},
+    {"volumes", set<&Ontap::volumes, array_words_of, Ontap>, true},
+    {"igroup", set<&Ontap::igroup, array_word_of, Ontap>, true},
+    {"timeout", set<&Ontap::timeout_ms, milliseconds_of, Ontap>},
+    {"take-timeout", set<&Ontap::take_timeout_ms, milliseconds_of, Ontap>},
 };
 
 // Of a definition with a state file: where it is unless something else was said.
@@ -238,7 +307,7 @@ Result<ArrayDefinition> read_with(const std::string& name, const toml::table& ta
 constexpr Provider kProviders[] = {
     {"reflink", read_with<kReflinkKeys>}, {"command", read_with<kCommandKeys>},
     {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
-    {"xcopy", read_with<kXcopyKeys>},
+    {"xcopy", read_with<kXcopyKeys>},     {"ontap", read_with<kOntapKeys>},
 };
 
 Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
@@ -308,6 +377,9 @@ Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definit
     }
     Result<std::unique_ptr<ArrayProvider>> operator()(const XcopyConfig& config) const {
       return make_xcopy_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const OntapConfig& config) const {
+      return open_ontap_array(config);
     }
   };
   return std::visit(Open(), definition);

@@ -13,13 +13,14 @@
 #include "snapshot/arrays/command_array.h"
 #include "snapshot/arrays/dm_thin.h"
 #include "snapshot/arrays/lvm_thin.h"
+#include "snapshot/arrays/ontap.h"
 #include "snapshot/arrays/reflink.h"
 #include "snapshot/arrays/xcopy.h"
 
 namespace plumb {
 
-using ArrayDefinition =
-    std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig, XcopyConfig>;
+using ArrayDefinition = std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig,
+                                     XcopyConfig, OntapConfig>;
 
 const std::string& array_name(const ArrayDefinition& definition);
 

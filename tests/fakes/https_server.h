@@ -68,6 +68,8 @@ class HttpsServer {
   size_t connections() const;
   // The fault of a request, asked before it is handled.
   void set_fault(std::function<HttpsFault(const ServedRequest&)> fault);
+  // As long as it lives, no request is handled: for looking at what the handler changes.
+  std::unique_lock<std::mutex> hold() const { return std::unique_lock(mutex_); }
   // Ends the connections that clients keep.
   void close_kept();
 
