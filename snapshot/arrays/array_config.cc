@@ -199,6 +199,36 @@ Result<std::string> user_of(const toml::node& value) {
   return usage_error("'{}' is no user's name", user);
 }
 
+template <unsigned kMost>
+Result<unsigned> number_of(const toml::node& value) {
+  const auto* number = value.as_integer();
+  if (number != nullptr && number->get() >= 0 && number->get() <= kMost) {
+    return static_cast<unsigned>(number->get());
+  }
+  return usage_error("write a number from 0 to {}", kMost);
+}
+
+// "PORT,NUMBER": "CL1-A,3".
+Result<std::vector<HitachiHostGroup>> host_groups_of(const toml::node& value) {
+  std::vector<HitachiHostGroup> all;
+  for (const std::string& text : TRY(texts_of(value))) {
+    const size_t comma = std::min(text.find(','), text.size());
+    const std::string port = text.substr(0, comma);
+    const std::string digits = text.substr(std::min(comma + 1, text.size()));
+    HitachiHostGroup group{.port = port};
+    const char* end = digits.data() + digits.size();
+    const auto [stop, error] = std::from_chars(digits.data(), end, group.number);
+    constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+    const bool named = !port.empty() && port.find_first_not_of(kLetters) == std::string::npos;
+    if (!named || error != std::errc() || stop != end) {
+      return usage_error("'{}' is no host group; write PORT,NUMBER, such as CL1-A,3", text);
+    }
+    all.push_back(std::move(group));
+  }
+  if (all.empty()) return usage_error("name one at least");
+  return all;
+}
+
 using Reflink = ReflinkConfig;
 constexpr Key<Reflink> kReflinkKeys[] = {{"folder", set<&Reflink::folder, path_of, Reflink>, true}};
 
@@ -242,6 +272,23 @@ constexpr Key<Ontap> kOntapKeys[] = {
     {"igroup", set<&Ontap::igroup, array_word_of, Ontap>, true},
     {"timeout", set<&Ontap::timeout_ms, milliseconds_of, Ontap>},
     {"take-timeout", set<&Ontap::take_timeout_ms, milliseconds_of, Ontap>},
+};
+
+using Hitachi = HitachiConfig;
+constexpr unsigned kMostPools = 1023;
+constexpr Key<Hitachi> kHitachiKeys[] = {
+    {"address", set_address<Hitachi>, true},
+    {"ca-file", set<&Hitachi::ca_file, path_of, Hitachi>},
+    {"storage-id", set<&Hitachi::storage_id, array_word_of, Hitachi>},
+    {"user", set<&Hitachi::user, user_of, Hitachi>, true},
+    {"password-file", set<&Hitachi::password_file, path_of, Hitachi>, true},
+    {"snapshot-pool", set<&Hitachi::snapshot_pool, number_of<kMostPools>, Hitachi>, true},
+    {"volume-pool", set<&Hitachi::volume_pool, number_of<kMostPools>, Hitachi>, true},
+    {"host-groups", set<&Hitachi::host_groups, host_groups_of, Hitachi>, true},
+    {"state", set<&Hitachi::state_path, path_of, Hitachi>},
+    {"timeout", set<&Hitachi::timeout_ms, milliseconds_of, Hitachi>},
+    {"take-timeout", set<&Hitachi::take_timeout_ms, milliseconds_of, Hitachi>},
+    {"copy-timeout", set<&Hitachi::copy_timeout_ms, milliseconds_of, Hitachi>},
 };
 
 // Of a definition with a state file: where it is unless something else was said.
@@ -308,6 +355,7 @@ constexpr Provider kProviders[] = {
     {"reflink", read_with<kReflinkKeys>}, {"command", read_with<kCommandKeys>},
     {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
     {"xcopy", read_with<kXcopyKeys>},     {"ontap", read_with<kOntapKeys>},
+    {"hitachi", read_with<kHitachiKeys>},
 };
 
 Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
@@ -380,6 +428,9 @@ Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definit
     }
     Result<std::unique_ptr<ArrayProvider>> operator()(const OntapConfig& config) const {
       return open_ontap_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const HitachiConfig& config) const {
+      return open_hitachi_array(config);
     }
   };
   return std::visit(Open(), definition);

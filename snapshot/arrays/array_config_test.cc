@@ -70,8 +70,25 @@ TEST_CASE("plumb.toml says which arrays there are") {
     volumes = ["vol1", "vol2"]
     igroup = "host1"
     take-timeout = 5
+    [[array]]
+    name = "vsp"
+    provider = "hitachi"
+    address = "10.0.0.1"
+    storage-id = "886000123456"
+    user = "plumb"
+    password-file = "/etc/plumb/vsp.password"
+    snapshot-pool = 13
+    volume-pool = 0
+    host-groups = ["CL1-A,3", "CL2-A,0"]
   )");
-  REQUIRE(arrays.size() == 7);
+  REQUIRE(arrays.size() == 8);
+  const auto& hitachi = std::get<HitachiConfig>(arrays[7]);
+  CHECK(hitachi.storage_id == "886000123456");
+  CHECK(hitachi.snapshot_pool == 13);
+  REQUIRE(hitachi.host_groups.size() == 2);
+  CHECK(hitachi.host_groups[0].port == "CL1-A");
+  CHECK(hitachi.host_groups[0].number == 3);
+  CHECK(hitachi.state_path == "/var/lib/plumb/arrays/vsp.json");
   const auto& ontap = std::get<OntapConfig>(arrays[6]);
   CHECK(ontap.address == "netapp.example");
   CHECK(ontap.port == 8443);
@@ -134,6 +151,7 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   const std::string thin = "[[array]]\nname = \"a\"\nprovider = \"dm-thin\"\n";
   const std::string lvm = "[[array]]\nname = \"a\"\nprovider = \"lvm-thin\"\n";
   const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
+  const std::string hitachi = "[[array]]\nname = \"a\"\nprovider = \"hitachi\"\n";
   const std::string ontap = "[[array]]\nname = \"a\"\nprovider = \"ontap\"\n";
   const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
       {"[[array]]\nprovider = \"reflink\"", "plumb.toml: line 1: array: it has no name"},
@@ -150,6 +168,11 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
       {reflink + "folder = [\"/srv\"]", "folder: write a text"},
       {reflink + "folder = \"/srv\"\npool = \"p\"", "unknown key 'pool'"},
       {ontap, "the key 'address' is missing"},
+      {hitachi + "snapshot-pool = -1", "snapshot-pool: write a number from 0 to 1023"},
+      {hitachi + "host-groups = []", "host-groups: name one at least"},
+      {hitachi + "host-groups = [\"CL1-A\"]", "host-groups: 'CL1-A' is no host group"},
+      {hitachi + "host-groups = [\"CL1-A,x\"]", "host-groups: 'CL1-A,x' is no host group"},
+      {hitachi + "host-groups = [\"../x,3\"]", "host-groups: '../x,3' is no host group"},
       {ontap + "address = \"https://x\"", "address: '//x' is no port"},
       {ontap + "address = \"x:0\"", "address: '0' is no port"},
       {ontap + "address = \"x:99999\"", "address: '99999' is no port"},

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "snapshot/arrays/ontap_answer.h"
+#include "tests/fakes/strict_request.h"
 
 namespace plumb {
 namespace {
@@ -14,18 +15,6 @@ namespace {
 constexpr const char* kSvm = "svm1";
 constexpr const char* kIgroup = "host1";
 constexpr uint64_t kVolumeBytes = uint64_t{1} << 30U;
-
-std::set<std::string> members(const nlohmann::json& object, const std::string& prefix = "") {
-  std::set<std::string> names;
-  for (const auto& [name, value] : object.items()) {
-    if (value.is_object()) {
-      names.merge(members(value, prefix + name + "."));
-    } else {
-      names.insert(prefix + name);
-    }
-  }
-  return names;
-}
 
 // The UUIDs of a path that fits, or nothing.
 std::optional<std::vector<std::string>> fit(const std::string& shape, const std::string& path) {
@@ -43,13 +32,6 @@ std::optional<std::vector<std::string>> fit(const std::string& shape, const std:
     }
   }
   return at == path.size() ? std::optional(ids) : std::nullopt;
-}
-
-std::string first_missing(const std::set<std::string>& asked, const std::set<std::string>& known) {
-  for (const std::string& one : asked) {
-    if (!known.contains(one)) return one;
-  }
-  return "";
 }
 
 std::string text(const nlohmann::json& body, const char* pointer) {
@@ -214,12 +196,10 @@ ServedAnswer FakeOntap::answer(const ServedRequest& request) {
   for (const Route& route : routes()) {
     const auto ids = fit(route.path, request.path);
     if (!ids || request.method != route.method) continue;
-    std::set<std::string> asked;
-    for (const auto& [name, value] : request.query) asked.insert(name);
-    const std::string query = first_missing(asked, route.query);
+    const std::string query = first_unknown(query_names(request), route.query);
     if (!query.empty()) return stray(request, "unknown query " + query);
     const Json body = request.body.empty() ? Json::object() : Json::parse(request.body);
-    const std::string field = first_missing(members(body), route.body);
+    const std::string field = first_unknown(member_names(body), route.body);
     if (!field.empty()) return stray(request, "unknown field " + field);
     if (!request.body.empty() && request.header("content-type") != "application/json") {
       return stray(request, "a body of another type");
