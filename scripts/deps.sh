@@ -8,7 +8,7 @@ packages=(
   g++ cmake ninja-build ccache lld acpica-tools git
   # libraries
   liburing-dev libaio-dev libseccomp-dev libboost1.81-dev libfmt-dev libcli11-dev libtomlplusplus-dev
-  nlohmann-json3-dev systemtap-sdt-dev libdevmapper-dev libvirt-dev libxml2-dev
+  nlohmann-json3-dev systemtap-sdt-dev libdevmapper-dev libvirt-dev libxml2-dev libssl-dev
   # tests and checks
   catch2 curl clang libclang-rt-14-dev llvm-14 clang-format clang-tidy shellcheck python3
   fio strace util-linux iproute2

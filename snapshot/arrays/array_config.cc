@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <set>
 #include <span>
 
@@ -102,6 +103,24 @@ Result<std::string> mapper_name_of(const toml::node& value) {
   return usage_error("'{}' is no device of device-mapper, such as /dev/mapper/pool0", name);
 }
 
+// What an administrator calls something in an array: a part of requests, where other letters have
+// meanings.
+Result<std::string> array_word_of(const toml::node& value) {
+  constexpr std::string_view kLetters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:";
+  std::string word = TRY(text_of(value));
+  if (word.find_first_not_of(kLetters) == std::string::npos) return word;
+  return usage_error("'{}' has other letters than a-z, A-Z, 0-9 and _-.:", word);
+}
+
+Result<std::vector<std::string>> array_words_of(const toml::node& value) {
+  const auto* array = value.as_array();
+  if (array == nullptr || array->empty()) return usage_error("write a list of texts, [\"…\"]");
+  std::vector<std::string> all;
+  for (const toml::node& element : *array) all.push_back(TRY(array_word_of(element)));
+  return all;
+}
+
 Result<ArrayProvider::Abilities> abilities_of(const toml::node& value) {
   constexpr std::string_view kKnown[] = {"group", "instant", "provisions", "writable-snapshots"};
   ArrayProvider::Abilities abilities{.instant = false};
@@ -144,6 +163,73 @@ Result<> set_lvm_pool(LvmThinConfig& target, const toml::node& value) {
   return {};
 }
 
+// "HOST", "HOST:PORT" or "[ADDRESS]:PORT".
+template <typename T>
+Result<> set_address(T& target, const toml::node& value) {
+  std::string host = TRY(text_of(value));
+  const size_t colon = host.rfind(':');
+  const bool brackets = host.starts_with('[');
+  const bool port =
+      colon != std::string::npos && (brackets ? host[colon - 1] == ']' : host.find(':') == colon);
+  if (port) {
+    const std::string digits = host.substr(colon + 1);
+    uint16_t number = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error != std::errc() || end != digits.data() + digits.size() || number == 0) {
+      return usage_error("'{}' is no port", digits);
+    }
+    target.port = number;
+    host.resize(colon);
+  }
+  if (brackets && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  constexpr std::string_view kLetters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:%";
+  if (host.empty() || host[0] == '-' || host.find_first_not_of(kLetters) != std::string::npos) {
+    return usage_error("'{}' is no address; write HOST or HOST:PORT", host);
+  }
+  target.address = host;
+  return {};
+}
+
+// A user's name goes into headers, where it ends at a colon.
+Result<std::string> user_of(const toml::node& value) {
+  std::string user = TRY(text_of(value));
+  const bool good =
+      std::ranges::none_of(user, [](unsigned char c) { return c <= ' ' || c == ':'; });
+  if (good && user[0] != '-') return user;
+  return usage_error("'{}' is no user's name", user);
+}
+
+template <unsigned kMost>
+Result<unsigned> number_of(const toml::node& value) {
+  const auto* number = value.as_integer();
+  if (number != nullptr && number->get() >= 0 && number->get() <= kMost) {
+    return static_cast<unsigned>(number->get());
+  }
+  return usage_error("write a number from 0 to {}", kMost);
+}
+
+// "PORT,NUMBER": "CL1-A,3".
+Result<std::vector<HitachiHostGroup>> host_groups_of(const toml::node& value) {
+  std::vector<HitachiHostGroup> all;
+  for (const std::string& text : TRY(texts_of(value))) {
+    const size_t comma = std::min(text.find(','), text.size());
+    const std::string port = text.substr(0, comma);
+    const std::string digits = text.substr(std::min(comma + 1, text.size()));
+    HitachiHostGroup group{.port = port};
+    const char* end = digits.data() + digits.size();
+    const auto [stop, error] = std::from_chars(digits.data(), end, group.number);
+    constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+    const bool named = !port.empty() && port.find_first_not_of(kLetters) == std::string::npos;
+    if (!named || error != std::errc() || stop != end) {
+      return usage_error("'{}' is no host group; write PORT,NUMBER, such as CL1-A,3", text);
+    }
+    all.push_back(std::move(group));
+  }
+  if (all.empty()) return usage_error("name one at least");
+  return all;
+}
+
 using Reflink = ReflinkConfig;
 constexpr Key<Reflink> kReflinkKeys[] = {{"folder", set<&Reflink::folder, path_of, Reflink>, true}};
 
@@ -174,6 +260,36 @@ constexpr Key<Xcopy> kXcopyKeys[] = {
     {"luns", set<&Xcopy::luns, wwns_of, Xcopy>, true},
     {"spares", set<&Xcopy::spares, wwns_of, Xcopy>, true},
     {"state", set<&Xcopy::state_path, path_of, Xcopy>},
+};
+
+using Ontap = OntapConfig;
+constexpr Key<Ontap> kOntapKeys[] = {
+    {"address", set_address<Ontap>, true},
+    {"ca-file", set<&Ontap::ca_file, path_of, Ontap>},
+    {"user", set<&Ontap::user, user_of, Ontap>, true},
+    {"password-file", set<&Ontap::password_file, path_of, Ontap>, true},
+    {"svm", set<&Ontap::svm, array_word_of, Ontap>, true},
+    {"volumes", set<&Ontap::volumes, array_words_of, Ontap>, true},
+    {"igroup", set<&Ontap::igroup, array_word_of, Ontap>, true},
+    {"timeout", set<&Ontap::timeout_ms, milliseconds_of, Ontap>},
+    {"take-timeout", set<&Ontap::take_timeout_ms, milliseconds_of, Ontap>},
+};
+
+using Hitachi = HitachiConfig;
+constexpr unsigned kMostPools = 1023;
+constexpr Key<Hitachi> kHitachiKeys[] = {
+    {"address", set_address<Hitachi>, true},
+    {"ca-file", set<&Hitachi::ca_file, path_of, Hitachi>},
+    {"storage-id", set<&Hitachi::storage_id, array_word_of, Hitachi>},
+    {"user", set<&Hitachi::user, user_of, Hitachi>, true},
+    {"password-file", set<&Hitachi::password_file, path_of, Hitachi>, true},
+    {"snapshot-pool", set<&Hitachi::snapshot_pool, number_of<kMostPools>, Hitachi>, true},
+    {"volume-pool", set<&Hitachi::volume_pool, number_of<kMostPools>, Hitachi>, true},
+    {"host-groups", set<&Hitachi::host_groups, host_groups_of, Hitachi>, true},
+    {"state", set<&Hitachi::state_path, path_of, Hitachi>},
+    {"timeout", set<&Hitachi::timeout_ms, milliseconds_of, Hitachi>},
+    {"take-timeout", set<&Hitachi::take_timeout_ms, milliseconds_of, Hitachi>},
+    {"copy-timeout", set<&Hitachi::copy_timeout_ms, milliseconds_of, Hitachi>},
 };
 
 // Of a definition with a state file: where it is unless something else was said.
@@ -239,7 +355,8 @@ Result<ArrayDefinition> read_with(const std::string& name, const toml::table& ta
 constexpr Provider kProviders[] = {
     {"reflink", read_with<kReflinkKeys>}, {"command", read_with<kCommandKeys>},
     {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
-    {"xcopy", read_with<kXcopyKeys>},
+    {"xcopy", read_with<kXcopyKeys>},     {"ontap", read_with<kOntapKeys>},
+    {"hitachi", read_with<kHitachiKeys>},
 };
 
 Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
@@ -332,6 +449,12 @@ Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definit
     }
     Result<std::unique_ptr<ArrayProvider>> operator()(const XcopyConfig& config) const {
       return make_xcopy_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const OntapConfig& config) const {
+      return open_ontap_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const HitachiConfig& config) const {
+      return open_hitachi_array(config);
     }
   };
   return std::visit(Open(), definition);

@@ -12,14 +12,16 @@
 #include "snapshot/arrays/array_provider.h"
 #include "snapshot/arrays/command_array.h"
 #include "snapshot/arrays/dm_thin.h"
+#include "snapshot/arrays/hitachi.h"
 #include "snapshot/arrays/lvm_thin.h"
+#include "snapshot/arrays/ontap.h"
 #include "snapshot/arrays/reflink.h"
 #include "snapshot/arrays/xcopy.h"
 
 namespace plumb {
 
-using ArrayDefinition =
-    std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig, XcopyConfig>;
+using ArrayDefinition = std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig,
+                                     XcopyConfig, OntapConfig, HitachiConfig>;
 
 const std::string& array_name(const ArrayDefinition& definition);
 

@@ -59,8 +59,43 @@ TEST_CASE("plumb.toml says which arrays there are") {
     provider = "xcopy"
     luns = ["naa.60014051234abcd5000000000000000c"]
     spares = ["wwn-0x60014051234abcd5000000000000000d"]
+    [[array]]
+    name = "netapp"
+    provider = "ontap"
+    address = "netapp.example:8443"
+    ca-file = "/etc/plumb/netapp.pem"
+    user = "plumb"
+    password-file = "/etc/plumb/netapp.password"
+    svm = "svm1"
+    volumes = ["vol1", "vol2"]
+    igroup = "host1"
+    take-timeout = 5
+    [[array]]
+    name = "vsp"
+    provider = "hitachi"
+    address = "10.0.0.1"
+    storage-id = "886000123456"
+    user = "plumb"
+    password-file = "/etc/plumb/vsp.password"
+    snapshot-pool = 13
+    volume-pool = 0
+    host-groups = ["CL1-A,3", "CL2-A,0"]
   )");
-  REQUIRE(arrays.size() == 6);
+  REQUIRE(arrays.size() == 8);
+  const auto& hitachi = std::get<HitachiConfig>(arrays[7]);
+  CHECK(hitachi.storage_id == "886000123456");
+  CHECK(hitachi.snapshot_pool == 13);
+  REQUIRE(hitachi.host_groups.size() == 2);
+  CHECK(hitachi.host_groups[0].port == "CL1-A");
+  CHECK(hitachi.host_groups[0].number == 3);
+  CHECK(hitachi.state_path == "/var/lib/plumb/arrays/vsp.json");
+  const auto& ontap = std::get<OntapConfig>(arrays[6]);
+  CHECK(ontap.address == "netapp.example");
+  CHECK(ontap.port == 8443);
+  CHECK(ontap.ca_file == "/etc/plumb/netapp.pem");
+  CHECK(ontap.password_file == "/etc/plumb/netapp.password");
+  CHECK(ontap.volumes == std::vector<std::string>{"vol1", "vol2"});
+  CHECK(ontap.take_timeout_ms == 5'000);
   const auto& mirror = std::get<XcopyConfig>(arrays[5]);
   CHECK(mirror.luns == std::vector<std::string>{"naa.60014051234abcd5000000000000000c"});
   CHECK(mirror.spares == std::vector<std::string>{"naa.60014051234abcd5000000000000000d"});
@@ -88,6 +123,23 @@ TEST_CASE("plumb.toml says which arrays there are") {
   CHECK(std::get<DmThinConfig>(arrays[3]).state_path == "/srv/state");
 }
 
+TEST_CASE("an address has a host, and may have a port") {
+  const auto address = [](const std::string& text) {
+    const auto arrays = read(
+        "[[array]]\nname = \"n\"\nprovider = \"ontap\"\nuser = \"u\"\n"
+        "password-file = \"/p\"\nsvm = \"s\"\nvolumes = [\"v\"]\nigroup = \"i\"\n"
+        "address = \"" +
+        text + "\"");
+    const auto& ontap = std::get<OntapConfig>(arrays[0]);
+    return ontap.address + " " + std::to_string(ontap.port);
+  };
+  CHECK(address("netapp") == "netapp 443");
+  CHECK(address("10.0.0.1:8443") == "10.0.0.1 8443");
+  CHECK(address("fd00::1") == "fd00::1 443");
+  CHECK(address("[fd00::1]") == "fd00::1 443");
+  CHECK(address("[fd00::1]:8443") == "fd00::1 8443");
+}
+
 TEST_CASE("a file without arrays has none") {
   CHECK(read("").empty());
   CHECK(read("[defaults]\nname = \"x\"").empty());
@@ -99,6 +151,8 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   const std::string thin = "[[array]]\nname = \"a\"\nprovider = \"dm-thin\"\n";
   const std::string lvm = "[[array]]\nname = \"a\"\nprovider = \"lvm-thin\"\n";
   const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
+  const std::string hitachi = "[[array]]\nname = \"a\"\nprovider = \"hitachi\"\n";
+  const std::string ontap = "[[array]]\nname = \"a\"\nprovider = \"ontap\"\n";
   const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
       {"[[array]]\nprovider = \"reflink\"", "plumb.toml: line 1: array: it has no name"},
       {"\n[[array]]\nname = \"A\"", "plumb.toml: line 2: array: 'A' is no name for an array"},
@@ -113,6 +167,23 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
       {reflink + "folder = \"/a\\u0000b\"", "folder: it has a NUL in it"},
       {reflink + "folder = [\"/srv\"]", "folder: write a text"},
       {reflink + "folder = \"/srv\"\npool = \"p\"", "unknown key 'pool'"},
+      {ontap, "the key 'address' is missing"},
+      {hitachi + "snapshot-pool = -1", "snapshot-pool: write a number from 0 to 1023"},
+      {hitachi + "host-groups = []", "host-groups: name one at least"},
+      {hitachi + "host-groups = [\"CL1-A\"]", "host-groups: 'CL1-A' is no host group"},
+      {hitachi + "host-groups = [\"CL1-A,x\"]", "host-groups: 'CL1-A,x' is no host group"},
+      {hitachi + "host-groups = [\"../x,3\"]", "host-groups: '../x,3' is no host group"},
+      {ontap + "address = \"https://x\"", "address: '//x' is no port"},
+      {ontap + "address = \"x:0\"", "address: '0' is no port"},
+      {ontap + "address = \"x:99999\"", "address: '99999' is no port"},
+      {ontap + "address = \"x/y\"", "address: 'x/y' is no address; write HOST or HOST:PORT"},
+      {ontap + "address = \":443\"", "address: '' is no address"},
+      {ontap + "address = \"-oProxy\"", "address: '-oProxy' is no address"},
+      {ontap + "password = \"x\"", "unknown key 'password'"},
+      {ontap + "password-file = \"x\"", "password-file: 'x' is no absolute path"},
+      {ontap + "svm = \"s*\"", "svm: 's*' has other letters"},
+      {ontap + "volumes = []", "volumes: write a list of texts"},
+      {ontap + "user = \"a:b\"", "user: 'a:b' is no user's name"},
       {command + "abilities = [\"grope\"]", "unknown ability 'grope'; did you mean 'group'?"},
       {command + "abilities = \"group\"", "abilities: write a list"},
       {command + "timeout = 0", "timeout: write seconds from 1 to 86400"},

@@ -1,0 +1,49 @@
+#include "base/secret_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/file.h"
+
+namespace plumb {
+namespace {
+
+constexpr size_t kLimitBytes = 1024;
+
+// Of the open file, so that nobody changes it in between.
+Result<> check_private(const std::string& path, int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return os_error(errno, "{} cannot be looked at", path);
+  if (!S_ISREG(status.st_mode))
+    return failed("{} is no regular file; put the password into one", path);
+  if (status.st_uid != ::geteuid()) {
+    return failed("{} belongs to user {}, and is not trusted; run chown {} on it", path,
+                  status.st_uid, ::geteuid());
+  }
+  const unsigned mode = status.st_mode & 07777U;
+  if (mode == 0600 || mode == 0400) return {};
+  return failed("{} has mode {:04o}, and others may read its password; run chmod 0600 on it", path,
+                mode);
+}
+
+}  // namespace
+
+Result<std::string> read_secret(const std::string& path) {
+  // Without O_NONBLOCK a FIFO would be waited for.
+  const UniqueFd file = TRY(open_file("password file", path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+  TRY(check_private(path, file.get()));
+  std::string secret(kLimitBytes + 1, '\0');
+  const ssize_t got = ::read(file.get(), secret.data(), secret.size());
+  if (got < 0) return os_error(errno, "{} cannot be read", path);
+  secret.resize(static_cast<size_t>(got));
+  if (secret.ends_with('\n')) secret.pop_back();
+  const bool one_line = std::ranges::none_of(secret, [](unsigned char c) { return c < ' '; });
+  if (!secret.empty() && secret.size() < kLimitBytes && one_line) return secret;
+  return failed("{} should have one line, the password, of less than {} bytes", path, kLimitBytes);
+}
+
+}  // namespace plumb
