@@ -14,7 +14,8 @@ std::string application_gap(const StandStill& still) {
   // VSS has the applications' writers take part in each freeze.
   if (still.facts->os.windows()) return "";
   if (!still.hooks) {
-    return "no hooks of applications report from the guest (docs/hooks/README.md tells how)";
+    return "no hooks of applications report from the guest, or nobody can ask them "
+           "(docs/hooks/README.md tells how)";
   }
   const HookReport& now = *still.hooks;
   const uint64_t before = still.facts->hooks ? still.facts->hooks->count : 0;
