@@ -292,6 +292,30 @@ constexpr Key<Hitachi> kHitachiKeys[] = {
     {"copy-timeout", set<&Hitachi::copy_timeout_ms, milliseconds_of, Hitachi>},
 };
 
+// What goes into a command line of the group: no blanks, no quotes.
+using EqualLogic = EqualLogicConfig;
+Result<> set_group_luns(EqualLogic& target, const toml::node& value) {
+  target.luns = TRY(luns_of(value));
+  for (const auto& [wwn, volume] : target.luns) {
+    const toml::value<std::string> name(volume);
+    TRY(array_word_of(name));
+  }
+  return {};
+}
+constexpr Key<EqualLogic> kEqualLogicKeys[] = {
+    {"address", set_address<EqualLogic>, true},
+    {"user", set<&EqualLogic::user, user_of, EqualLogic>, true},
+    {"key-file", set<&EqualLogic::key_file, path_of, EqualLogic>, true},
+    {"known-hosts", set<&EqualLogic::known_hosts, path_of, EqualLogic>},
+    {"group", set<&EqualLogic::group, array_word_of, EqualLogic>, true},
+    {"pool", set<&EqualLogic::pool, array_word_of, EqualLogic>},
+    {"initiator", set<&EqualLogic::initiator, array_word_of, EqualLogic>, true},
+    {"luns", set_group_luns, true},
+    {"state", set<&EqualLogic::state_path, path_of, EqualLogic>},
+    {"timeout", set<&EqualLogic::timeout_ms, milliseconds_of, EqualLogic>},
+    {"take-timeout", set<&EqualLogic::take_timeout_ms, milliseconds_of, EqualLogic>},
+};
+
 // Of a definition with a state file: where it is unless something else was said.
 template <typename T>
 void set_state_path(T& config, const std::string& folder) {
@@ -356,7 +380,7 @@ constexpr Provider kProviders[] = {
     {"reflink", read_with<kReflinkKeys>}, {"command", read_with<kCommandKeys>},
     {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
     {"xcopy", read_with<kXcopyKeys>},     {"ontap", read_with<kOntapKeys>},
-    {"hitachi", read_with<kHitachiKeys>},
+    {"hitachi", read_with<kHitachiKeys>}, {"equallogic", read_with<kEqualLogicKeys>},
 };
 
 Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
@@ -455,6 +479,9 @@ Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definit
     }
     Result<std::unique_ptr<ArrayProvider>> operator()(const HitachiConfig& config) const {
       return open_hitachi_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const EqualLogicConfig& config) const {
+      return make_equallogic_array(config);
     }
   };
   return std::visit(Open(), definition);

@@ -12,6 +12,7 @@
 #include "snapshot/arrays/array_provider.h"
 #include "snapshot/arrays/command_array.h"
 #include "snapshot/arrays/dm_thin.h"
+#include "snapshot/arrays/equallogic.h"
 #include "snapshot/arrays/hitachi.h"
 #include "snapshot/arrays/lvm_thin.h"
 #include "snapshot/arrays/ontap.h"
@@ -21,7 +22,7 @@
 namespace plumb {
 
 using ArrayDefinition = std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig,
-                                     XcopyConfig, OntapConfig, HitachiConfig>;
+                                     XcopyConfig, OntapConfig, HitachiConfig, EqualLogicConfig>;
 
 const std::string& array_name(const ArrayDefinition& definition);
 

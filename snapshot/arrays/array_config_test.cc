@@ -80,8 +80,21 @@ TEST_CASE("plumb.toml says which arrays there are") {
     snapshot-pool = 13
     volume-pool = 0
     host-groups = ["CL1-A,3", "CL2-A,0"]
+    [[array]]
+    name = "eql"
+    provider = "equallogic"
+    address = "10.0.0.9:2222"
+    user = "plumb"
+    key-file = "/etc/plumb/eql.key"
+    group = "group-0"
+    initiator = "iqn.1993-08.org.debian:01:host1"
+    luns = { "naa.6090a018000000000000000000000001" = "db1" }
   )");
-  REQUIRE(arrays.size() == 8);
+  REQUIRE(arrays.size() == 9);
+  const auto& equallogic = std::get<EqualLogicConfig>(arrays[8]);
+  CHECK(equallogic.port == 2222);
+  CHECK(equallogic.pool == "default");
+  CHECK(equallogic.luns.at("naa.6090a018000000000000000000000001") == "db1");
   const auto& hitachi = std::get<HitachiConfig>(arrays[7]);
   CHECK(hitachi.storage_id == "886000123456");
   CHECK(hitachi.snapshot_pool == 13);
@@ -151,6 +164,7 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   const std::string thin = "[[array]]\nname = \"a\"\nprovider = \"dm-thin\"\n";
   const std::string lvm = "[[array]]\nname = \"a\"\nprovider = \"lvm-thin\"\n";
   const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
+  const std::string eql = "[[array]]\nname = \"a\"\nprovider = \"equallogic\"\n";
   const std::string hitachi = "[[array]]\nname = \"a\"\nprovider = \"hitachi\"\n";
   const std::string ontap = "[[array]]\nname = \"a\"\nprovider = \"ontap\"\n";
   const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
@@ -168,6 +182,9 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
       {reflink + "folder = [\"/srv\"]", "folder: write a text"},
       {reflink + "folder = \"/srv\"\npool = \"p\"", "unknown key 'pool'"},
       {ontap, "the key 'address' is missing"},
+      {eql + "luns = { \"naa.6090a018000000000000000000000001\" = \"a b\" }",
+       "luns: 'a b' has other letters"},
+      {eql + "group = \"g\\nlogout\"", "group: "},
       {hitachi + "snapshot-pool = -1", "snapshot-pool: write a number from 0 to 1023"},
       {hitachi + "host-groups = []", "host-groups: name one at least"},
       {hitachi + "host-groups = [\"CL1-A\"]", "host-groups: 'CL1-A' is no host group"},

@@ -98,7 +98,8 @@ HitachiConfig FakeHitachi::config() const {
           .snapshot_pool = kPool,
           .volume_pool = kPool,
           .host_groups = {{kPort, kGroup}},
-          .state_path = files_.path() + "/state/vsp.json"};
+          .state_path = files_.path() + "/state/vsp.json",
+          .copy_timeout_ms = 20'000};
 }
 
 HostLuns FakeHitachi::host() const {
