@@ -51,10 +51,7 @@ check_sizes() {
 # Minutes long, so the hook and a hand run it, and scripts/test.sh leaves it out.
 check_tidy() {
   [ -f "$build/compile_commands.json" ] || cmake --preset dev >/dev/null || return 1
-  # g++'s commands, in the words of clang 14.
-  git ls-files '*.cc' | grep -v '_test\.cc$\|/fuzz/\|tests/' |
-    xargs -P "$(nproc)" -n 1 clang-tidy -p "$build" --quiet --extra-arg=-std=c++2b \
-      --extra-arg=-Wno-unknown-warning-option 2>/dev/null
+  python3 scripts/tidy.py "$build"
 }
 
 run() {
