@@ -3,12 +3,14 @@
 # line after line. Sourced by them.
 
 # start_agent_vm NAME OPTION...: starts it, with the image $work/NAME.img as data disk unless an OPTION gives id=data.
+# What is in $work/NAME.workload is done instead of the commits; it prints COMMIT lines too.
 # Growing the disk "signal" kills the guest's agent, with SIGKILL; growing it again starts a new one.
 start_agent_vm() {
   local name=$1 initrd
   shift
   guest_programs "$name" qemu-ga
   cp "$lab/agent-guest" "$work/$name.fs/"
+  [ ! -f "$work/$name.workload" ] || cp "$work/$name.workload" "$work/$name.fs/workload"
   initrd=$(busybox_guest_initrd "$name" <<'SCRIPT'
 exec >/dev/hvc0 2>&1
 . /agent-guest
