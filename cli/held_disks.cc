@@ -53,6 +53,9 @@ void HeldDisks::release() {
 }
 
 struct HeldDisks::Change {
+  Change(boost::asio::io_context& for_context, std::function<void(Result<>)> then)
+      : context(for_context), done(std::move(then)) {}
+
   boost::asio::io_context& context;
   std::function<void(Result<>)> done;
   std::mutex mutex;

@@ -2,6 +2,8 @@
 // tests/lab/cases/lun-*.sh run the same code over the real ones.
 #pragma once
 
+#include <fmt/core.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -62,8 +64,8 @@ class FakeSysfs {
     add_disk(name, number);
     write("sys/block/" + name + "/dm/uuid", uuid + "\n");
     for (const std::string& path : paths) {
-      write("sys/block/" + name + "/slaves/" + path + "/dev", "");
-      write("sys/block/" + path + "/holders/" + name + "/dm/uuid", uuid + "\n");
+      write(fmt::format("sys/block/{}/slaves/{}/dev", name, path), "");
+      write(fmt::format("sys/block/{}/holders/{}/dm/uuid", path, name), uuid + "\n");
     }
   }
 

@@ -450,10 +450,11 @@ Result<uint64_t> read_overlay_limit(std::string_view text, std::string_view file
   const toml::node* limit = table->get("limit");
   if (limit == nullptr) return uint64_t{0};
   const auto* text_value = limit->as_string();
-  const Result<uint64_t> bytes = text_value == nullptr
-                                     ? Result<uint64_t>(usage_error("it is no text"))
-                                     : parse_size(text_value->get());
-  if (!bytes.ok() || bytes.value() == 0) return wrong("write the limit as a size: limit = \"20G\"");
+  uint64_t bytes = 0;
+  if (text_value != nullptr) {
+    if (Result<uint64_t> size = parse_size(text_value->get())) bytes = *size;
+  }
+  if (bytes == 0) return wrong("write the limit as a size: limit = \"20G\"");
   return bytes;
 }
 

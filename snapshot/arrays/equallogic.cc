@@ -301,7 +301,9 @@ Result<> Group::drop(const EqualLogicEntry& entry) const {
     const Answers listed = TRY(ask({of + "show"}, config_.timeout_ms));
     Commands looks;
     names = eql::first_column(listed[0]);
-    for (const std::string& name : names) looks.push_back(of + "select " + name + " show");
+    for (const std::string& name : names) {
+      looks.push_back(fmt::format("{}select {} show", of, name));
+    }
     const Answers shown = TRY(ask(looks, config_.timeout_ms));
     for (size_t i = names.size(); i-- > 0;) {
       const bool ours = names[i] == entry.label || shown[i].after("Description:") == entry.label;
@@ -309,7 +311,8 @@ Result<> Group::drop(const EqualLogicEntry& entry) const {
     }
   }
   for (const std::string& name : names) {
-    TRY(run_if_there({of + "select " + name + " offline", of + "delete " + name}));
+    const std::string offline = fmt::format("{}select {} offline", of, name);
+    TRY(run_if_there({offline, of + "delete " + name}));
   }
   return forget(entry);
 }

@@ -222,7 +222,7 @@ ServedAnswer FakeOntap::refuse(unsigned status, const std::string& message) cons
   return {status, body.dump(), {}};
 }
 
-ServedAnswer FakeOntap::done(unsigned status, Json body) {
+ServedAnswer FakeOntap::done(unsigned status, const Json& body) {
   if (!mood_.jobs) return {status, body.dump(), {}};
   const std::string job = new_uuid();
   job_looks_[job] = 0;

@@ -77,7 +77,7 @@ class FakeOntap {
   ServedAnswer answer(const ServedRequest& request);
   ServedAnswer stray(const ServedRequest& request, const std::string& why);
   ServedAnswer refuse(unsigned status, const std::string& message) const;
-  ServedAnswer done(unsigned status, Json body = Json::object());
+  ServedAnswer done(unsigned status, const Json& body = Json::object());
   ServedAnswer page(const ServedRequest& request, std::vector<Json> records);
 
   using Ids = std::vector<std::string>;
