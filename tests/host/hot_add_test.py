@@ -225,7 +225,7 @@ class SocketTest(HotAddTest):
                     (b"{}", (number,), "without disk or source"),
                     (json.dumps({"disk": disk, "source": {}}).encode(), (number,), "not defined"),
                     (b"x" * (65 << 10), (), "longer than"),
-                    (b"{}", (number,) * 3, "descriptors")):
+                    (b"{}", (number,) * 4, "descriptors")):
                 self.assertIn(text, self.ask(message, fds))
         silent = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(8)]
         try:
