@@ -1,6 +1,7 @@
 // plumb disk attach, disk detach: disks that come and go while their VM runs.
 #include <fmt/core.h>
 
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,7 @@ constexpr unsigned kMapTimeoutMs = 120'000;  // an array may take its time
 constexpr std::chrono::milliseconds kLookEvery{100};
 // How long a disk that was taken from the guest may have requests at its medium before we go.
 constexpr std::chrono::seconds kDrainPatience{5};
+constexpr int kEndMs = 10'000;  // for a VM that ends
 
 // Has plumb-snapshot, which knows arrays, show a snapshot's disk to this host, and makes it the
 // source of the new one.
@@ -118,6 +120,11 @@ ExitCode report_gone(const std::string& id, bool forced, bool has_device) {
   return kExitWeaker;
 }
 
+ExitCode report_ended(const std::string& id) {
+  fmt::print("{} is detached: the VM has ended\n", id);
+  return kExitOk;
+}
+
 }  // namespace
 
 Result<ExitCode> attach_disk(const AttachOptions& options) {
@@ -139,8 +146,13 @@ Result<ExitCode> attach_disk(const AttachOptions& options) {
 Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, int timeout_s,
                              bool force) {
   const VmClient vm = TRY(VmClient::find(vm_name));
-  Json status =
-      TRY(vm.put("/disks/detach", Json{{"disk", id}, {"timeout_s", timeout_s}, {"force", force}}));
+  Result<Json> asked =
+      vm.put("/disks/detach", Json{{"disk", id}, {"timeout_s", timeout_s}, {"force", force}});
+  // A guest may end for the loss of its disk before the answer has left.
+  if (!asked && asked.error().os_errno == EPIPE && vm.wait_for_end(kEndMs)) {
+    return report_ended(id);
+  }
+  Json status = TRY(std::move(asked));
   std::chrono::steady_clock::time_point left{};
   while (true) {
     const Json disk = find_disk(status, id);
@@ -161,10 +173,7 @@ Result<ExitCode> detach_disk(const std::string& vm_name, const std::string& id, 
     }
     std::this_thread::sleep_for(kLookEvery);
     Result<Json> now_status = vm.get("/vm");
-    if (!now_status && vm.wait_for_end(0)) {
-      fmt::print("{} is detached: the VM has ended\n", id);
-      return kExitOk;
-    }
+    if (!now_status && vm.wait_for_end(0)) return report_ended(id);
     status = TRY(std::move(now_status));
   }
 }

@@ -6,6 +6,7 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <cerrno>
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -220,7 +221,11 @@ Result<Json> ControlApi::request(const std::string& socket_path, const std::stri
                      [&](beast::error_code read_error, size_t) { error = read_error; });
   });
   context.run();
-  if (error) return failed("socket {} gave no answer: {}", socket_path, error.message());
+  if (error) {
+    Error silent = failed("socket {} gave no answer: {}", socket_path, error.message());
+    silent.os_errno = EPIPE;
+    return silent;
+  }
 
   Json answer = Json::parse(response.body(), nullptr, false);
   if (answer.is_discarded())

@@ -42,7 +42,8 @@ class ControlApi {
   void handle_text(const std::string& target, std::function<std::string()> handler);
 
   // One request to the server at `socket_path`, and its answer's body; what the server refuses
-  // comes back as the Error it was there. Blocks, at most kIdleSeconds. For clients.
+  // comes back as the Error it was there. Blocks, at most kIdleSeconds. For clients. An error's
+  // os_errno is EPIPE when there was no answer.
   static Result<nlohmann::json> request(const std::string& socket_path, const std::string& method,
                                         const std::string& target, const nlohmann::json& body);
 
