@@ -312,7 +312,7 @@ Result<> Group::drop(const EqualLogicEntry& entry) const {
   }
   for (const std::string& name : names) {
     const std::string offline = fmt::format("{}select {} offline", of, name);
-    TRY(run_if_there({offline, of + "delete " + name}));
+    TRY(run_if_there({offline, fmt::format("{}delete {}", of, name)}));
   }
   return forget(entry);
 }
