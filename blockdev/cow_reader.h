@@ -37,7 +37,7 @@ class CowReader {
   };
   // Errors: an overlay that is broken, or is none; overlays that do not follow each other. One that
   // a VM left without letting it go counts as whole: its write order sees to that, unless the VM
-  // said otherwise (CowDevice::go_on()), which the caller must know.
+  // said otherwise (CowDevice::go_on()): it has emptied it then.
   static Result<std::unique_ptr<CowReader>> open(Config config);
 
   const CowHeader& header() const { return overlays_.front().header; }

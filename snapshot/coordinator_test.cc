@@ -417,7 +417,8 @@ TEST_CASE("what others write too, or what does not pass by, no VM can keep") {
   REQUIRE_FALSE(outcome.ok());
   CHECK(outcome.error().kind == ErrorKind::kArray);
   CHECK_THAT(outcome.error().message,
-             Catch::Contains("disk data of VM 'a'") && Catch::EndsWith("the LUN is shared"));
+             Catch::Contains("disk data of VM 'a'") &&
+                 Catch::Contains("there: the LUN is shared; name its array in plumb.toml"));
   rig.check_nothing_left();
 }
 

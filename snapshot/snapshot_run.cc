@@ -126,10 +126,12 @@ Result<PlannedDisk> SnapshotRun::plan_disk(const std::string& vm, const Json& me
   if (found.array == config_.arrays->overlays()) {
     const std::string why = medium.value("not_kept", "");
     if (!why.empty()) {
-      return make_error(ErrorKind::kArray,
-                        "disk {} of VM '{}' is in no array or file system that can copy it at one "
-                        "instant, and its VM cannot keep what is overwritten there: {}",
-                        disk.id, vm, why);
+      return make_error(
+          ErrorKind::kArray,
+          "disk {} of VM '{}' is in no array or file system that can copy it at one "
+          "instant, and its VM cannot keep what is overwritten there: {}; name its array "
+          "in plumb.toml, or keep the image on XFS or Btrfs (docs/arrays.md)",
+          disk.id, vm, why);
     }
   }
   disk.volume = std::move(found.volume);

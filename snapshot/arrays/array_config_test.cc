@@ -236,6 +236,26 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   CHECK_THAT(refusal(text), Catch::Contains(reason));
 }
 
+TEST_CASE("the room of snapshots that VMs keep has a limit, or none") {
+  CHECK(read_overlay_limit("", "plumb.toml").value() == 0);
+  CHECK(read_overlay_limit("[copy-before-write]", "plumb.toml").value() == 0);
+  CHECK(read_overlay_limit("[copy-before-write]\nlimit = \"20G\"", "plumb.toml").value() ==
+        uint64_t{20} << 30U);
+  const auto [text, reason] = GENERATE(table<std::string, std::string>({
+      {"copy-before-write = 7", "write it as a table, [copy-before-write]"},
+      {"[[copy-before-write]]", "write it as a table, [copy-before-write]"},
+      {"[copy-before-write]\nlimits = \"20G\"", "it has no key 'limits', but limit"},
+      {"[copy-before-write]\nlimit = 20", "write the limit as a size"},
+      {"[copy-before-write]\nlimit = \"much\"", "write the limit as a size"},
+      {"[copy-before-write]\nlimit = \"0\"", "write the limit as a size"},
+      {"[copy-before-write", "plumb.toml: line 1"},
+  }));
+  CAPTURE(text);
+  Result<uint64_t> limit = read_overlay_limit(text, "plumb.toml");
+  REQUIRE_FALSE(limit.ok());
+  CHECK_THAT(limit.error().message, Catch::Contains(reason));
+}
+
 TEST_CASE("an array that cannot be opened is an error that names it") {
   const auto arrays =
       read("[[array]]\nname = \"a\"\nprovider = \"reflink\"\nfolder = \"/no/where\"");

@@ -1,4 +1,4 @@
-// The [[array]] tables of plumb.toml: any text gives arrays or a sentence.
+// The tables of plumb.toml about snapshots: any text gives arrays and a limit, or a sentence.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -13,5 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     ENSURE(!arrays.error().message.empty());
   }
+  auto limit = plumb::read_overlay_limit(text, "fuzz.toml");
+  ENSURE(limit.ok() || !limit.error().message.empty());
   return 0;
 }
