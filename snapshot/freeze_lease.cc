@@ -12,9 +12,13 @@ namespace {
 
 using Json = nlohmann::json;
 
+int64_t milliseconds_between(FreezeLease::Clock::time_point start,
+                             FreezeLease::Clock::time_point end) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(end - start).count();
+}
+
 int64_t milliseconds_since(FreezeLease::Clock::time_point start) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(FreezeLease::Clock::now() - start)
-      .count();
+  return milliseconds_between(start, FreezeLease::Clock::now());
 }
 
 int64_t seconds_since(FreezeLease::Clock::time_point start) {
@@ -278,7 +282,7 @@ void FreezeLease::start_thaw() {
 void FreezeLease::on_thawed(Result<Thawed> thawed, const std::optional<HookReport>& hooks) {
   if (thawed) {
     return finish_thaw({{"thawed", thawed->count},
-                        {"frozen_ms", milliseconds_since(frozen_at_)},
+                        {"frozen_ms", milliseconds_between(frozen_at_, thawed->at)},
                         {"complaint", thawed->complaint},
                         {"hooks", hooks_to_json(hooks)}});
   }

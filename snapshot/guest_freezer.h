@@ -35,6 +35,7 @@ struct Thawed {
   unsigned count = 0;     // file systems that this thawed; fewer than were frozen: some had been
                           // thawed before
   std::string complaint;  // "": none. VSS on Windows tells here that it let writers go too early
+  std::chrono::steady_clock::time_point at = std::chrono::steady_clock::now();  // when it said so
 };
 
 class GuestFreezer {

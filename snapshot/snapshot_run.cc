@@ -263,6 +263,7 @@ Result<> SnapshotRun::hold() {
 }
 
 Result<> SnapshotRun::take_all() {
+  const auto began = std::chrono::steady_clock::now();
   std::vector<Result<>> results(work_.size());
   std::vector<std::thread> threads;
   // The leases are this thread's, and overlays need them.
@@ -275,6 +276,9 @@ Result<> SnapshotRun::take_all() {
   }
   if (!work_.empty()) results[own] = work_[own].prepared->take();
   for (std::thread& thread : threads) thread.join();
+  copied_us_ = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                         std::chrono::steady_clock::now() - began)
+                                         .count());
   for (Result<>& result : results) {
     if (!result) return array_error(std::move(result).error());
   }
@@ -425,6 +429,7 @@ Result<SnapshotSet> SnapshotRun::make_set() const {
                   .taken_at = taken_at_,
                   .note = request_.note,
                   .asked = request_.quiesce,
+                  .copied_us = copied_us_,
                   .members = {}};
   for (size_t i = 0; i < members_.size(); ++i) {
     const Member& member = members_[i];

@@ -77,6 +77,7 @@ class SnapshotRun {
   std::vector<std::string> warnings_;
   std::vector<std::string> still_frozen_;
   std::string taken_at_;
+  uint64_t copied_us_ = 0;
   std::string unique_;  // of this run, on whichever host: the arrays' names are made of it
 };
 

@@ -93,6 +93,7 @@ Result<SnapshotSet> parse(const Json& json) {
   set.taken_at = json.at("taken_at");
   set.note = json.at("note");
   set.asked = TRY(parse_grade(json.at("asked").get<std::string>()));
+  set.copied_us = json.at("copied_us");
   for (const Json& member : json.at("members")) set.members.push_back(TRY(member_from(member)));
   TRY(check(set));
   return set;
@@ -118,7 +119,8 @@ Json set_to_json(const SnapshotSet& set) {
   for (const SnapshotMember& member : set.members) members.push_back(to_json(member));
   return {{"version", SnapshotSet::kVersion}, {"id", set.id},
           {"taken_at", set.taken_at},         {"note", set.note},
-          {"asked", name_of(set.asked)},      {"members", members}};
+          {"asked", name_of(set.asked)},      {"copied_us", set.copied_us},
+          {"members", members}};
 }
 
 Result<SnapshotSet> set_from_json(const Json& json, std::string_view file) {

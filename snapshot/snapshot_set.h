@@ -30,7 +30,7 @@ struct SnapshotMember {
   std::string agent;
   GuestOs os;
   uint64_t freeze_ms = 0;  // how long the guest took to freeze
-  uint64_t frozen_ms = 0;  // how long it was frozen then
+  uint64_t frozen_ms = 0;  // how long it was frozen then, until it said that it is thawed
   uint64_t held_us = 0;    // how long its disks took no request
   nlohmann::json definition;
   std::vector<SnapshotDisk> disks;
@@ -43,6 +43,7 @@ struct SnapshotSet {
   std::string taken_at;  // RFC 3339, UTC
   std::string note;
   Grade asked = Grade::kCrash;
+  uint64_t copied_us = 0;  // how long the arrays took, while disks were held
   std::vector<SnapshotMember> members;
 
   // The member that is of this VM; nullptr without one.

@@ -18,6 +18,7 @@ SnapshotSet a_set(const std::string& id, const std::string& taken_at = "2026-11-
                   .taken_at = taken_at,
                   .note = "before\nthe upgrade",
                   .asked = Grade::kFileSystem,
+                  .copied_us = 1234,
                   .members = {}};
   SnapshotMember& member = set.members.emplace_back();
   member.vm = "db1";

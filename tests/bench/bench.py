@@ -17,7 +17,8 @@ import time
 
 from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, QemuScsi, cpu_seconds
 
-SMALL_IMAGE_MIB, COW_IMAGE_MIB, IMAGE_MIB = 16, 256, 512
+SMALL_IMAGE_MIB, KEPT_IMAGE_MIB, COW_IMAGE_MIB, IMAGE_MIB = 16, 32, 256, 512
+LAB = pathlib.Path(__file__).resolve().parents[1] / "lab"
 
 
 def median(values):
@@ -213,6 +214,119 @@ def run_cow(bench):
             with_one = with_one or cold
 
 
+# ---- kept -------------------------------------------------------------------------------------------
+
+KEPT = (1, 10, 30)
+
+
+class Reflinks:
+    """An XFS with two images of the same size; of one of them snapshots are taken."""
+
+    def __init__(self, bench):
+        self.build, self.folder, _ = bench.place
+        self.options = bench.options
+        self.mount = self.folder / "xfs"
+        self.mount.mkdir()
+        disk = self.folder / "xfs.img"
+        with open(disk, "wb") as file:
+            file.truncate(2 << 30)
+        subprocess.run(["mkfs.xfs", "-q", disk], check=True)
+        subprocess.run(["mount", "-o", "loop", disk, self.mount], check=True)
+        self.kept, self.plain = (self.mount / name for name in ("kept.img", "plain.img"))
+        for image in (self.kept, self.plain):
+            image.write_bytes(bytes(KEPT_IMAGE_MIB << 20))
+        os.sync()
+
+    def vm(self, image):
+        return Plumb(self.build, self.folder, image, self.options)
+
+    def plumb(self, *arguments):
+        environment = dict(os.environ, PLUMB_RUN_DIR=str(self.folder / "run"))
+        return subprocess.run([self.build / "bin/plumb", *arguments], env=environment, check=True,
+                              timeout=DEADLINE_S, capture_output=True, text=True).stdout
+
+    def ids(self):
+        return [one["id"] for one in json.loads(self.plumb("snapshot", "list", "--json"))]
+
+    def keep(self, count):
+        """So many are kept then, the newest of this moment; writes lie between them."""
+        for newest in self.ids()[count - 1:]:
+            self.plumb("snapshot", "delete", newest)
+        for _ in range(count - len(self.ids())):
+            vm = self.vm(self.kept)
+            process = vm.start("write qd=32 count=2000 stay")
+            vm.read_until(process, b"END")
+            self.plumb("snapshot", "create", "bench", "--quiesce", "crash")
+            vm.kill(process)
+
+    def end(self):
+        subprocess.run(["umount", self.mount], check=True)
+
+
+def run_kept(bench):
+    """What a guest's writes cost with snapshots kept by the file system, next to an image without any:
+    "cold" when the newest snapshot has just been taken, "warm" when most was written since."""
+    if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
+        sys.exit("SKIPPED: needs root and mkfs.xfs, to mount a file system with reflinks")
+    images = Reflinks(bench)
+    try:
+        for depth, count in ((1, 500), (32, 3000)):
+            with_one = None
+            for kept in KEPT:
+                rates = {"cold": ([], []), "warm": ([], [])}
+                for _ in range(bench.runs or 5):
+                    images.keep(kept)
+                    for name, (ours, plain) in rates.items():
+                        if name == "warm":
+                            guest_io(images.vm(images.kept), "write", 32, 4 * KEPT_IMAGE_MIB << 8)
+                        ours.append(guest_io(images.vm(images.kept), "write", depth, count)[0])
+                        plain.append(guest_io(images.vm(images.plain), "write", depth, count)[0])
+                bench.add(f"reflink warm qd={depth} kept={kept}", "writes/s", rates["warm"][0],
+                          {"none": rates["warm"][1]}, "≥ 0.9 none", lambda _, none: none >= 0.9)
+                bench.add(f"reflink cold qd={depth} kept={kept}", "writes/s", rates["cold"][0],
+                          {"none": rates["cold"][1]}, "≥ 0.8 of the ratio with 1",
+                          lambda _, none, one=with_one: one is None or none >= 0.8 * one)
+                with_one = with_one or bench.results[-1]["ratios"]["none"]
+    finally:
+        images.end()
+
+
+# ---- freeze -----------------------------------------------------------------------------------------
+
+def percentile(values, share):
+    """The value that so large a share of them does not exceed."""
+    return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
+
+
+def run_freeze(bench):
+    """In the lab: its host and its guests are emulated, so each of our steps takes many times as long as
+    on a machine, and so does what it is measured against."""
+    done = subprocess.run([LAB / "run", "--build", bench.place[0], "bench-freeze"],
+                          stdout=subprocess.PIPE, text=True, check=False)
+    figures = [json.loads(row.removeprefix("FIGURE ")) for row in done.stdout.splitlines()
+               if row.startswith("FIGURE ")]
+    if done.returncode != 0:
+        sys.exit("bench: the lab's case failed:\n" + done.stdout[-2000:])
+    for array in ("reflink", "dm-thin"):
+        rounds = [one for one in figures if one["array"] == array and "kept" not in one]
+        copied = [one["copied_us"] / 1000 for one in rounds]
+        limit = 50 + percentile(copied, 99)
+        for name, values, goal in (("frozen", [one["frozen_ms"] for one in rounds], limit),
+                                   ("writer waits", [one["seen_us"] / 1000 for one in rounds], None),
+                                   ("disks held", [one["held_us"] / 1000 for one in rounds], None),
+                                   ("array", copied, None)):
+            bench.add_spread(f"{array}: {name}", "ms", values, goal)
+        usual = [percentile(one["other_usual_us"], 99) / 1000 for one in rounds]
+        bench.add_spread(f"{array}: other's p99, usual", "ms", usual, None)
+        during = [percentile(one["other_us"], 99) / 1000 for one in rounds]
+        bench.add_spread(f"{array}: other's p99, during", "ms", during, percentile(usual, 99))
+    for array in ("reflink", "dm-thin"):
+        kept = {one["kept"]: one["took_us"] for one in figures if one["array"] == array and "kept" in one}
+        for count, took in kept.items():
+            bench.add_spread(f"{array}: writes, {count} kept", "ms", [us / 1000 for us in took],
+                             None if count < 10 else 1.2 * percentile(kept[1], 99) / 1000)
+
+
 BENCHMARKS = {
     "start": (SMALL_IMAGE_MIB, run_small("start", "ms", first_output_ms, 15, "≤ 0.15 QEMU",
                                          lambda _, qemu: qemu <= 0.15)),
@@ -222,6 +336,8 @@ BENCHMARKS = {
     "cpu": (IMAGE_MIB, run_cpu),
     "syscalls": (IMAGE_MIB, run_syscalls),
     "cow": (COW_IMAGE_MIB, run_cow),
+    "kept": (0, run_kept),
+    "freeze": (0, run_freeze),
 }
 
 
@@ -265,6 +381,18 @@ class Bench:
                              "ratios": ratios})
         self.all_met &= good
 
+    def add_spread(self, name, unit, values, limit):
+        """The same of something that has no peer: median and 99th percentile, which is to be at most
+        `limit`; None: there is no goal."""
+        p50, p99 = (percentile(values, share) for share in (50, 99))
+        if not self.results:
+            print(f"{'benchmark':<28} {'unit':<5} {'p50':>9} {'p99':>9}  goal of p99")
+        good = limit is None or p99 <= limit
+        goal = "none" if limit is None else f"≤ {limit:.1f}: {'met' if good else 'MISSED'}"
+        print(f"{name:<28} {unit:<5} {p50:>9.1f} {p99:>9.1f}  {goal}", flush=True)
+        self.results.append({"name": name, "unit": unit, "ours": p50, "p99": p99, "peers": {}})
+        self.all_met &= good
+
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench.sh")
@@ -279,9 +407,10 @@ def main():
     arguments = parser.parse_args()
     if arguments.bus == "scsi" and arguments.name != "io":
         parser.error("--bus scsi is for io")
-    if arguments.name != "cow" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if arguments.name not in ("cow", "freeze") and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         sys.exit("SKIPPED: /dev/kvm is not there, or not for this user")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="plumb-bench-", dir="/var/tmp"))
+    os.environ |= {"PLUMB_STATE_DIR": str(folder / "state"), "PLUMB_CONFIG": str(folder / "plumb.toml")}
     image_mib, run = BENCHMARKS[arguments.name]
     try:
         bench = Bench(arguments, folder, image_mib)

@@ -17,15 +17,25 @@ ip address add 10.0.$me.2/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.$me.1
 durable() { echo "$1" | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null; }
+# Until the token has come round: a connection may end with nobody having read it.
+keep_sending() {
+  while [ "$(cat /run/sent)" = "$1" ]; do
+    echo "$1" | nc -w 5 10.0.$next.2 7000 2>/dev/null
+    sleep 1
+  done
+}
 pass() {
   durable "sent $1"
-  until echo "$1" | nc -w 5 10.0.$next.2 7000; do sleep 0.1; done
+  echo "$1" >/run/sent
+  keep_sending "$1" &
 }
+last=0
 echo "COMMIT 0"
 [ "$me" != 1 ] || pass 1
 while :; do
   n=$(nc -l -p 7000)
-  [ -n "$n" ] || continue
+  [ "${n:-0}" -gt "$last" ] || continue
+  last=$n
   durable "received $n"
   echo "COMMIT $n"
   pass $((n + 1))
