@@ -69,6 +69,12 @@ class FakeSysfs {
     }
   }
 
+  void add_volume(const std::string& name, const std::string& number, const std::string& uuid) {
+    add_disk(name, number);
+    write("sys/block/" + name + "/dm/uuid", uuid + "\n");
+    write("sys/block/" + name + "/dm/suspended", "0\n");
+  }
+
  private:
   TemporaryFolder folder_;
 };

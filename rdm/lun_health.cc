@@ -58,7 +58,7 @@ LunHealth examine_lun(const LunResolver& resolver, const Lun& lun, const Inquire
   for (const LunPath& path : lun.paths) {
     if (!runs(path)) continue;
     ++running;
-    if (lun.transport == Lun::Transport::kNvme) {
+    if (lun.transport == Lun::Transport::kNvme || lun.transport == Lun::Transport::kVolume) {
       ++answering;
       continue;
     }

@@ -48,6 +48,18 @@ bool is_eui(std::string_view digits) {
   return is_hex(digits) && (digits.size() == 16 || digits.size() == 24 || digits.size() == 32);
 }
 
+bool is_volume_uuid(std::string_view uuid) {
+  constexpr std::string_view kLvm = "LVM-";
+  constexpr std::string_view kOurs = "PLUMB-";
+  constexpr size_t kLvmIds = 64;  // both without their dashes; what is inside LVM has a suffix
+  if (uuid.starts_with(kLvm)) {
+    const std::string_view ids = uuid.substr(kLvm.size());
+    return ids.size() == kLvmIds &&
+           std::ranges::all_of(ids, [](unsigned char c) { return std::isalnum(c) != 0; });
+  }
+  return uuid.starts_with(kOurs) && uuid.size() > kOurs.size();
+}
+
 std::optional<std::string_view> after(std::string_view text, std::string_view prefix) {
   if (lower(text.substr(0, prefix.size())) != prefix) return std::nullopt;
   return text.substr(prefix.size());
@@ -70,6 +82,12 @@ std::string canonical(std::string_view text) {
   }
   if (const auto rest = after(text, "serial.")) {
     return rest->empty() ? "" : "serial." + std::string(*rest);
+  }
+  if (const auto rest = after(text, "dm.")) {
+    return is_volume_uuid(*rest) ? "dm." + std::string(*rest) : "";
+  }
+  if (const auto rest = after(text, "dm-uuid-")) {
+    return is_volume_uuid(*rest) ? "dm." + std::string(*rest) : "";
   }
   if (const auto rest = after(text, "wwn-0x")) return is_naa(*rest) ? "naa." + lower(*rest) : "";
   if (const auto rest = after(text, "0x")) return is_naa(*rest) ? "naa." + lower(*rest) : "";
@@ -104,6 +122,13 @@ Result<LunId> LunId::from_multipath_uuid(std::string_view uuid) {
   }
   if (id.empty()) return failed("'{}' is not the UUID of a multipath map", uuid.substr(0, 80));
   return LunId(std::move(id));
+}
+
+Result<LunId> LunId::from_volume_uuid(std::string_view uuid) {
+  if (uuid.size() <= kMaxTextBytes && is_printable(uuid) && is_volume_uuid(uuid)) {
+    return LunId(fmt::format("dm.{}", uuid));
+  }
+  return failed("'{}' is not the UUID of a volume", uuid.substr(0, 80));
 }
 
 Result<LunId> LunId::from_serial(std::string_view vendor, std::string_view model,

@@ -16,6 +16,10 @@ TEST_CASE("an identity is brought to the kernel's form") {
       {"eui.0025385a71b00001", "eui.0025385a71b00001"},
       {"nvme-eui.0025385a71b00001", "eui.0025385a71b00001"},
       {"uuid.6F4F24E6-1B2C-4E1D-9B30-0A1B2C3D4E5F", "uuid.6f4f24e6-1b2c-4e1d-9b30-0a1b2c3d4e5f"},
+      {"dm.PLUMB-plumb.thin.web1-data", "dm.PLUMB-plumb.thin.web1-data"},
+      {"/dev/disk/by-id/"
+       "dm-uuid-LVM-3ZkM9sW8kqYbT0cVQ6c6lCPGXDJrMt9o1xUjT8hYw2vS5nRbE4aFgH7kLmPqWzXy",
+       "dm.LVM-3ZkM9sW8kqYbT0cVQ6c6lCPGXDJrMt9o1xUjT8hYw2vS5nRbE4aFgH7kLmPqWzXy"},
       {"t10.ATA     QEMU HARDDISK     QM00005", "t10.ATA     QEMU HARDDISK     QM00005"},
       {"nvme.1b36-31-51454d55-00000001", "nvme.1b36-31-51454d55-00000001"},
   }));
@@ -27,8 +31,10 @@ TEST_CASE("what is no identity is refused, and the answer says what one looks li
   const char* text =
       GENERATE("", "sda", "/dev/sda", "naa.", "naa.123", "naa.6001405",
                "naa.g0014051234abcd5000000000000000a", "naa.60014051234abcd5000000000000000a0",
-               "naa.7001405123456789", "eui.12", "uuid.6f4f24e6", "t10.", "nvme.", "wwn-0x", "0x12",
-               "naa.5000c50015ea71aa\n", "3", "\x01\x02");
+               "naa.7001405123456789", "eui.12", "uuid.6f4f24e6", "t10.", "nvme.", "dm.",
+               "dm.LVM-short", "dm.CRYPT-LUKS2-x", "dm.PLUMB-",
+               "dm.LVM-3ZkM9sW8kqYbT0cVQ6c6lCPGXDJrMt9o1xUjT8hYw2vS5nRbE4aFgH7kLmPqWzXy-tpool",
+               "wwn-0x", "0x12", "naa.5000c50015ea71aa\n", "3", "\x01\x02");
   CAPTURE(text);
   Result<LunId> id = LunId::parse(text);
   REQUIRE_FALSE(id.ok());

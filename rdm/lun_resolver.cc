@@ -58,9 +58,12 @@ Result<LunId> identity_by_serial(const std::string& block) {
 // The identity of the block device whose sysfs folder is `block`, if it is a LUN.
 std::optional<std::pair<LunId, Lun::Transport>> identity(const std::string& block) {
   if (const std::string uuid = read_attribute(block + "/dm/uuid"); !uuid.empty()) {
-    Result<LunId> id = LunId::from_multipath_uuid(uuid);
+    if (Result<LunId> id = LunId::from_multipath_uuid(uuid)) {
+      return std::pair(std::move(id).value(), Lun::Transport::kMultipath);
+    }
+    Result<LunId> id = LunId::from_volume_uuid(uuid);
     if (!id) return std::nullopt;
-    return std::pair(std::move(id).value(), Lun::Transport::kMultipath);
+    return std::pair(std::move(id).value(), Lun::Transport::kVolume);
   }
   // A kernel that found no usable identifier of an NVMe namespace makes up an nvme.… name, which
   // LunId takes as weak; SCSI devices without one have no wwid, but perhaps a serial number.
@@ -92,6 +95,10 @@ std::string nvme_path_state(const std::string& block) {
 std::vector<LunPath> paths_of(const std::string& blocks, const std::string& name,
                               const std::vector<std::string>& devices) {
   std::vector<LunPath> paths;
+  if (const std::string suspended = read_attribute(blocks + name + "/dm/suspended");
+      !suspended.empty()) {
+    return {{name, suspended == "0" ? "running" : "suspended"}};
+  }
   for (const std::string& device : devices) {
     if (is_path_of(device, name)) paths.push_back({device, nvme_path_state(blocks + device)});
   }
@@ -124,6 +131,8 @@ const char* transport_name(Lun::Transport transport) {
       return "nvme";
     case Lun::Transport::kMultipath:
       return "multipath";
+    case Lun::Transport::kVolume:
+      return "volume";
   }
   return "?";
 }

@@ -28,7 +28,7 @@ struct LunPath {
 };
 
 struct Lun {
-  enum class Transport : uint8_t { kScsi, kNvme, kMultipath };
+  enum class Transport : uint8_t { kScsi, kNvme, kMultipath, kVolume };
 
   LunId id;
   Transport transport;

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 
 #include "rdm/fake_sysfs.h"
+#include "rdm/transfer_limit.h"
 
 namespace plumb {
 namespace {
@@ -41,6 +42,20 @@ TEST_CASE("the same WWN is found again under another device name") {
   after.add_scsi("sdf", "8:80", kWwn);
   CHECK(LunResolver(before.roots()).resolve(id_of(kWwn)).value().name == "sda");
   CHECK(LunResolver(after.roots()).resolve(id_of(kWwn)).value().name == "sdf");
+}
+
+TEST_CASE("a volume of this host is found by its device-mapper UUID") {
+  FakeSysfs sysfs;
+  sysfs.add_volume("dm-3", "253:3", "PLUMB-plumb.thin.web1-data");
+  sysfs.add_volume("dm-4", "253:4", "CRYPT-LUKS2-x");
+  const LunResolver resolver(sysfs.roots());
+  const Lun lun = resolver.resolve(id_of("dm.PLUMB-plumb.thin.web1-data")).value();
+  CHECK(lun.name == "dm-3");
+  CHECK(lun.transport == Lun::Transport::kVolume);
+  REQUIRE(lun.paths.size() == 1);
+  CHECK(lun.paths.front().state == "running");
+  CHECK(resolver.list().size() == 1);
+  CHECK_FALSE(transfer_limit(lun, sysfs.roots()).ok());
 }
 
 TEST_CASE("an unknown WWN is refused by name") {

@@ -334,6 +334,11 @@ Result<MappingFile> make_mapping(const Lun& lun, const MappingOptions& options) 
         "LUN {} is an NVMe namespace, which takes no SCSI commands; map it in virtual mode",
         lun.id.text());
   }
+  if (options.mode == MappingMode::kPhysical && lun.transport == Lun::Transport::kVolume) {
+    return failed(
+        "LUN {} is a volume of this host, which takes no SCSI commands; map it in virtual mode",
+        lun.id.text());
+  }
   if (lun.size_bytes == 0) return failed("LUN {} has no medium", lun.id.text());
   MappingFile mapping{.uuid = "", .mode = options.mode, .wwid = lun.id};
   mapping.uuid = TRY(Uuid::random()).text();

@@ -11,6 +11,9 @@ Result<uint64_t> transfer_limit(const Lun& lun, const SystemRoots& roots) {
   if (lun.transport == Lun::Transport::kNvme) {
     return failed("LUN {} is an NVMe namespace, which takes no SCSI commands", lun.id.text());
   }
+  if (lun.transport == Lun::Transport::kVolume) {
+    return failed("LUN {} is a volume of this host, which takes no SCSI commands", lun.id.text());
+  }
   if (lun.paths.empty()) return failed("LUN {} has no path now", lun.id.text());
   uint64_t most = kScsiMaxTransferBytes;
   for (const LunPath& path : lun.paths) {

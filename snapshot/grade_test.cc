@@ -1,8 +1,12 @@
 #include "snapshot/grade.h"
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 
+#include "base/file.h"
+#include "base/program.h"
 #include "snapshot/hook_report.h"
+#include "tests/temporary_folder.h"
 
 namespace plumb {
 namespace {
@@ -88,12 +92,37 @@ TEST_CASE("grades have names") {
 
 TEST_CASE("a report of hooks is read as docs/formats/hook-report.md has it") {
   const HookReport report = parse_hook_report(R"({"version":1,"count":3,"phase":"thaw","hooks":[
-        {"name":"10-postgresql","status":0},{"name":"mariadb","status":1}]})")
+        {"name":"10-postgresql","status":"ok"},{"name":"mariadb","status":"failed"},
+        {"name":"slow","status":"timeout"}]})")
                                 .value();
   CHECK(report.count == 3);
   CHECK(report.thawed);
   CHECK(report.good == std::vector<std::string>{"10-postgresql"});
-  CHECK(report.failed == std::vector<std::string>{"mariadb"});
+  CHECK(report.failed == std::vector<std::string>{"mariadb", "slow"});
+}
+
+TEST_CASE("the report of the hook that docs/hooks has is understood") {
+  const TemporaryFolder folder;
+  const std::string hook = folder.path() + "/fsfreeze-hook";
+  std::filesystem::copy_file(PLUMB_FSFREEZE_HOOK, hook);
+  std::filesystem::create_directory(hook + ".d");
+  std::filesystem::create_symlink("/bin/true", hook + ".d/10-database");
+  for (const char* phase : {"freeze", "thaw"}) {
+    CHECK(run_program({.program = hook,
+                       .arguments = {phase},
+                       .input = "",
+                       .environment = {"PLUMB_HOOK_RUN_DIR=" + folder.path()},
+                       .timeout_ms = 60'000})
+              .value()
+              .exit_status == 0);
+    const std::string text = read_file(folder.path() + "/hooks.json", 4096).value();
+    INFO(text);
+    const HookReport report = parse_hook_report(text).value();
+    CHECK(report.count == 1);
+    CHECK(report.thawed == (phase == std::string_view("thaw")));
+    CHECK(report.good == std::vector<std::string>{"10-database"});
+    CHECK(report.failed.empty());
+  }
 }
 
 TEST_CASE("what is no report of hooks is refused") {
@@ -103,8 +132,9 @@ TEST_CASE("what is no report of hooks is refused") {
         R"({"version":1,"count":1,"phase":"melt","hooks":[]})",
         R"({"version":1,"count":1,"phase":"thaw"})",
         R"({"version":1,"count":1,"phase":"thaw","hooks":[1]})",
-        R"({"version":1,"count":1,"phase":"thaw","hooks":[{"name":1,"status":0}]})",
-        R"({"version":1,"count":1,"phase":"thaw","hooks":[{"name":"a","status":"0"}]})"}) {
+        R"({"version":1,"count":1,"phase":"thaw","hooks":[{"name":1,"status":"ok"}]})",
+        R"({"version":1,"count":1,"phase":"thaw","hooks":[{"name":"a","status":0}]})",
+        R"({"version":1,"count":1,"phase":"thaw","hooks":[{"name":"a","status":"fine"}]})"}) {
     INFO(text);
     CHECK_FALSE(parse_hook_report(text).ok());
   }

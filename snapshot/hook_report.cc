@@ -20,8 +20,9 @@ Result<HookReport> parse_hook_report(std::string_view text) {
     if (!hook.is_object()) return bad();
     const Json name = hook.value("name", Json());
     const Json status = hook.value("status", Json());
-    if (!name.is_string() || !status.is_number_integer()) return bad();
-    (status == 0 ? report.good : report.failed).push_back(name.get<std::string>());
+    if (!name.is_string()) return bad();
+    if (status != "ok" && status != "failed" && status != "timeout") return bad();
+    (status == "ok" ? report.good : report.failed).push_back(name.get<std::string>());
   }
   return report;
 }

@@ -117,9 +117,12 @@ const SnapshotMember* SnapshotSet::find(std::string_view vm) const {
 Json set_to_json(const SnapshotSet& set) {
   Json members = Json::array();
   for (const SnapshotMember& member : set.members) members.push_back(to_json(member));
-  return {{"version", SnapshotSet::kVersion}, {"id", set.id},
-          {"taken_at", set.taken_at},         {"note", set.note},
-          {"asked", name_of(set.asked)},      {"copied_us", set.copied_us},
+  return {{"version", SnapshotSet::kVersion},
+          {"id", set.id},
+          {"taken_at", set.taken_at},
+          {"note", set.note},
+          {"asked", name_of(set.asked)},
+          {"copied_us", set.copied_us},
           {"members", members}};
 }
 

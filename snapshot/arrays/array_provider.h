@@ -50,7 +50,7 @@ struct ArraySnapshot {
 
 // A volume or snapshot as this host sees it once it is mapped.
 struct MappedVolume {
-  std::string wwn;     // "" for an image
+  std::string wwn;     // LunId::text(); "" for an image, and a device without an identity
   std::string device;  // "/dev/mapper/…", or the path of an image
 };
 

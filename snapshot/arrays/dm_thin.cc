@@ -329,7 +329,10 @@ Result<MappedVolume> DmThinArray::map(const std::string& id) {
   } else {
     device = TRY(volume(state, id));
   }
-  return MappedVolume{"", TRY(pool_.activate(device, is_snapshot))};
+  MappedVolume mapped;
+  mapped.device = TRY(pool_.activate(device, is_snapshot));
+  mapped.wwn = TRY(pool_.identity_of(id));
+  return mapped;
 }
 
 // A volume of the administrator's was a device before, and stays one.

@@ -208,6 +208,16 @@ TEST_CASE("a pool that is full, or not well, says so and takes no snapshots") {
   CHECK(snapshot_names(*fixture.open(), "") == Names{});
 }
 
+TEST_CASE("what is mapped is what a VM finds by its identity") {
+  ThinFixture fixture;
+  const auto array = fixture.open();
+  const ArrayVolume made = array->create("web1-data", kDiskBytes).value();
+  const MappedVolume mapped = array->map(made.id).value();
+  CHECK(mapped.wwn == "dm.PLUMB-" + made.id);
+  // The administrator's own has no such UUID.
+  CHECK(array->map(volume_of(*array, fixture.disks()[1]).id).value().wwn.empty());
+}
+
 TEST_CASE("a pool of LVM is left to LVM") {
   ThinFixture fixture;
   fixture.host.pool_uuid = "LVM-abc-tpool";

@@ -41,6 +41,7 @@ class FakeThinHost {
   }
 
   std::string pool_uuid;
+  std::map<std::string, std::string> uuids;  // of devices that were created with one
   std::string pool_status = "1 10/1024 100/10000 - rw discard_passdown queue_if_no_space - 1024";
   std::vector<std::string> log;  // of what was done, in its order
   // Asked before each request that is logged; an errno refuses it.
@@ -57,7 +58,9 @@ class FakeDeviceMapper final : public DeviceMapper {
   Result<std::optional<DmInfo>> info(const std::string& name) override {
     if (name == "pool0") return std::optional<DmInfo>({::makedev(253, 0), host_.pool_uuid, 1});
     if (!is_device(name)) return std::optional<DmInfo>();
-    return std::optional<DmInfo>({::makedev(253, 1), "", 0, host_.suspended(name)});
+    const auto uuid = host_.uuids.find(name);
+    return std::optional<DmInfo>({::makedev(253, 1), uuid == host_.uuids.end() ? "" : uuid->second,
+                                  0, host_.suspended(name)});
   }
 
   Result<DmTarget> table(const std::string& name) override {
@@ -101,10 +104,11 @@ class FakeDeviceMapper final : public DeviceMapper {
     return {};
   }
 
-  Result<> create(const std::string& name, const std::string&, const DmTarget& target,
+  Result<> create(const std::string& name, const std::string& uuid, const DmTarget& target,
                   bool) override {
     TRY(done("create " + name));
     show(name, target);
+    host_.uuids[name] = uuid;
     return {};
   }
   Result<> reload(const std::string& name, const DmTarget& target) override {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/program.h"
+#include "rdm/lun_resolver.h"
 #include "snapshot/arrays/array_names.h"
 #include "snapshot/arrays/lvm_report.h"
 
@@ -254,7 +255,8 @@ Result<ArrayVolume> LvmThinArray::clone(const std::string& snapshot_id, const st
   TRY(check_free(all, name));
   TRY(check(all));
   const LvmVolume from = TRY(snapshot(all, snapshot_id));
-  Words words = {"lvcreate", "-s", "-prw", "--setactivationskip", "y"};
+  // A VM's disk, which is to be there after a restart of the host: activated then, not now.
+  Words words = {"lvcreate", "-s", "-prw", "-an", "--setactivationskip", "n"};
   std::ranges::copy(tags_of("volume"), std::back_inserter(words));
   words.insert(words.end(), {"-n", lvm_.lv_of(name), snapshot_id});
   TRY(lvm_.change(std::move(words)));
@@ -269,7 +271,8 @@ Result<ArrayVolume> LvmThinArray::create(const std::string& name, uint64_t size_
     return lvm_.error(fmt::format("a volume of {} bytes cannot be made; give a multiple of {}",
                                   size_bytes, kSizeGranule));
   }
-  Words words = {"lvcreate", "-V", fmt::format("{}b", size_bytes), "--setactivationskip", "y"};
+  Words words = {"lvcreate", "-V", fmt::format("{}b", size_bytes), "-an", "--setactivationskip",
+                 "n"};
   std::ranges::copy(tags_of("volume"), std::back_inserter(words));
   words.insert(words.end(), {"-n", lvm_.lv_of(name), "--thinpool", lvm_.config().pool,
                              lvm_.config().volume_group});
@@ -317,7 +320,14 @@ Result<MappedVolume> LvmThinArray::map(const std::string& id) {
   const std::vector<LvmVolume> all = TRY(lvm_.volumes());
   const LvmVolume found = TRY(volume(all, id));
   if (found.number == 0) TRY(lvm_.change({"lvchange", "-ay", "-K", id}));
-  return MappedVolume{"", found.path};
+  MappedVolume mapped{.wwn = "", .device = found.path};
+  struct stat status {};
+  if (::stat(found.path.c_str(), &status) != 0) {
+    return lvm_.error(fmt::format("{} is active and has no device {}", id, found.path));
+  }
+  const Result<LunId> identity = LunResolver().identity_of(status.st_rdev);
+  if (identity.ok()) mapped.wwn = identity.value().text();
+  return mapped;
 }
 
 // A volume of the administrator's was active before, and stays so.

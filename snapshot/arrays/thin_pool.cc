@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/process.h"
 #include "rdm/claim.h"
+#include "rdm/lun_id.h"
 
 namespace plumb {
 namespace {
@@ -117,6 +118,13 @@ Result<std::string> ThinPool::activate(const ThinDevice& device, bool read_only)
     }
   }
   return device_mapper_->path_of(device.id);
+}
+
+// A device that the administrator made may have no UUID, or one of another kind.
+Result<std::string> ThinPool::identity_of(const std::string& id) {
+  const auto info = TRY(of_array(device_mapper_->info(id)));
+  const Result<LunId> found = LunId::from_volume_uuid(info ? info->uuid : "");
+  return found.ok() ? found.value().text() : "";
 }
 
 Result<std::optional<std::string>> ThinPool::user_of(const std::string& id) {

@@ -61,6 +61,8 @@ class ThinPool {
   Result<std::string> activate(const ThinDevice& device, bool read_only);
   // The reverse; an error, kLocked, when somebody has it open.
   Result<> deactivate(const std::string& id);
+  // What a VM finds an active device by: LunId::text(), or "" when it has no such UUID.
+  Result<std::string> identity_of(const std::string& id);
   bool active(const std::string& id);
   // Who uses the device, or nothing.
   Result<std::optional<std::string>> user_of(const std::string& id);

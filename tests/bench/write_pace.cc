@@ -1,6 +1,6 @@
-// write-pace: how long each of a guest's writes takes, one every so often, for what the host does to
-// the guest meanwhile: a freeze, a snapshot of another. The trace goes to a disk of its own, which
-// the host reads while the guest goes on; so nothing is printed where each character is dear.
+// write-pace: how long each of a guest's writes takes, one every so often, for what the host does
+// to the guest meanwhile: a freeze, a snapshot of another. The trace goes to a disk of its own,
+// which the host reads while the guest goes on; so nothing is printed where each character is dear.
 //
 //   write-pace run FILE TRACE PAUSE_MS    in the guest: writes 4 KiB at random in FILE, durably
 //   write-pace last TRACE                 on the host: prints the number of the last write
@@ -89,7 +89,8 @@ Result<std::vector<Record>> read_trace(const std::string& path) {
   const AlignedMemory memory = aligned_memory(blocks * kBlock);
   std::vector<Record> all;
   for (uint64_t at = 0; at < blocks * kBlock;) {
-    const ssize_t got = ::pread(trace.get(), memory.get() + at, blocks * kBlock - at, static_cast<off_t>(at));
+    const ssize_t got =
+        ::pread(trace.get(), memory.get() + at, blocks * kBlock - at, static_cast<off_t>(at));
     if (got <= 0) return os_error(errno, "{} cannot be read", path);
     at += static_cast<uint64_t>(got);
   }

@@ -31,4 +31,15 @@ provider = "lvm-thin"
 pool = "vg0/pool"
 END
 check "the suite of arrays" array-conformance --sees-use "$work/plumb.toml" lvm /dev/vg0/vol1 /dev/vg0/vol2 /dev/vg0/vol3
+
+read -r uuid < <(dmsetup info -c --noheadings -o uuid vg0-vol1)
+check "a volume is a LUN to VMs" plumb lun show "dm.$uuid"
+check "not so what LVM has inside" eval "! plumb lun list | grep -E 'tpool|tdata|tmeta'"
+start_guest on-lvm --kernel "$(guest_elf)" --initrd "$(busybox_guest_initrd on-lvm <<'SCRIPT'
+echo "DISK $(cat /sys/block/vda/size)"
+SCRIPT
+)" --cmdline "$quiet_cmdline" --lun "dm.$uuid"
+expect_line "$logs/on-lvm.console" "^DISK 8192" 120
+guest_ends on-lvm 0 60
+
 same "volumes left" "$(lvs --noheadings -o lv_name vg0 2>"$logs/lvs" | xargs)" "pool vol1 vol2 vol3"
