@@ -1,13 +1,16 @@
 #include "base/process.h"
 
 #include <fmt/core.h>
+#include <poll.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <charconv>
 #include <filesystem>
 
 #include "base/file.h"
+#include "base/unique_fd.h"
 
 namespace plumb {
 namespace {
@@ -33,6 +36,12 @@ bool any_number_in(const std::string& folder, const std::function<bool(int)>& vi
 }
 
 }  // namespace
+
+bool wait_for_end(pid_t pid, int timeout_ms) {
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  pollfd ended{process.get(), POLLIN, 0};
+  return !process || ::poll(&ended, 1, timeout_ms) > 0;
+}
 
 std::string describe_process(pid_t pid, const std::string& proc_root) {
   // The arguments, each ended by a NUL: a VM's process is "plumb-vm NAME".

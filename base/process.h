@@ -12,6 +12,9 @@ namespace plumb {
 // "VM db1 (pid 4711)" for a plumb VM, else "mkfs.ext4 (pid 4711)".
 std::string describe_process(pid_t pid, const std::string& proc_root = "/proc");
 
+// Whether the process has ended, within the time. Blocks.
+bool wait_for_end(pid_t pid, int timeout_ms);
+
 // An open descriptor of some process.
 struct ProcessFd {
   pid_t pid = 0;

@@ -1,8 +1,6 @@
 #include "cli/libvirt_guests.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/process.h"
 #include "base/text.h"
 #include "base/unix_socket.h"
 #include "base/uuid.h"
@@ -66,19 +65,12 @@ bool is_left(const LibvirtGuestPaths& paths) {
          !(is_empty(paths.files.freeze) && is_empty(paths.suspended));
 }
 
-// Whether it ended within the time.
-bool wait_for_end(pid_t pid) {
-  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  pollfd ended{process.get(), POLLIN, 0};
-  return !process || ::poll(&ended, 1, kRecoveryMs) > 0;
-}
-
 Recovered recover_guest(const LibvirtGuestPaths& paths) {
   const nlohmann::json json = nlohmann::json::parse(read_attribute(paths.domain), nullptr, false);
   const std::string uri = json.is_object() ? json.value("uri", "") : "";
   const std::string domain = json.is_object() ? json.value("domain", "") : "";
   Result<pid_t> watchdog = start_watchdog(uri, domain);
-  const bool ended = watchdog && wait_for_end(*watchdog);
+  const bool ended = watchdog && wait_for_end(*watchdog, kRecoveryMs);
   if (ended && is_empty(paths.files.freeze) && is_empty(paths.suspended)) {
     return {
         fmt::format("domain '{}', which a command that was killed had left frozen or suspended, "

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/json_socket.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "cli/libvirt_guests.h"
 #include "cli/libvirt_media.h"
 #include "cli/runtime_folder.h"
@@ -35,6 +36,7 @@ using Json = nlohmann::json;
 
 // Who has us started connects at once, or has died.
 constexpr std::chrono::seconds kUnused{15};
+constexpr int kPatienceMs = 30'000;  // for the command before us
 
 class LibvirtWatchdog {
  public:
@@ -71,6 +73,11 @@ class LibvirtWatchdog {
 
 Result<> LibvirtWatchdog::lock() {
   Result<UniqueFd> lock = lock_runtime_folder(paths_.name);
+  // The command before us has ended, and its watchdog will in a moment.
+  if (!lock && lock.error().kind == ErrorKind::kLocked &&
+      wait_for_end(running_pid(paths_.name), kPatienceMs)) {
+    lock = lock_runtime_folder(paths_.name);
+  }
   if (!lock && lock.error().kind == ErrorKind::kLocked) {
     return make_error(
         ErrorKind::kLocked,

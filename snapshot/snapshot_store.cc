@@ -132,6 +132,18 @@ Result<SnapshotJournal> SnapshotStore::begin(const std::string& id, Json content
   return SnapshotJournal(id, path, std::move(fd), std::move(content));
 }
 
+Result<SnapshotJournal> SnapshotStore::begin_new(const std::string& name, Time now,
+                                                 const Json& content) const {
+  while (true) {
+    const std::string id = new_id(name, now);
+    Result<SnapshotJournal> journal = begin(id, content);
+    if (!journal && journal.error().kind == ErrorKind::kLocked) continue;
+    // Between the two, who had the id may have ended.
+    if (!journal || ::access(record_path(id).c_str(), F_OK) != 0) return journal;
+    TRY(journal->remove());
+  }
+}
+
 std::vector<SnapshotJournal> SnapshotStore::left_over() const {
   std::vector<SnapshotJournal> all;
   for (const std::string& id : ids_in(folder_ + "/journals")) {

@@ -64,6 +64,10 @@ class SnapshotStore {
   // Writes down what is about to be made; durable when this returns. Error kLocked when a command
   // that runs has that id.
   Result<SnapshotJournal> begin(const std::string& id, nlohmann::json content) const;
+  // The same with an id that nobody has, as new_id() makes it, and nobody else gets meanwhile.
+  Result<SnapshotJournal> begin_new(const std::string& name,
+                                    std::chrono::system_clock::time_point now,
+                                    const nlohmann::json& content) const;
   // The journals of commands that run no more, locked for the caller.
   std::vector<SnapshotJournal> left_over() const;
 

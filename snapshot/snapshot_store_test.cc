@@ -1,6 +1,7 @@
 #include "snapshot/snapshot_store.h"
 
 #include <catch2/catch.hpp>
+#include <thread>
 #include <filesystem>
 #include <fstream>
 
@@ -123,6 +124,29 @@ TEST_CASE("an id is nobody else's") {
   CHECK(store.new_id("db1", now) == first + "-2");
   const SnapshotJournal journal = store.begin(first + "-2", Json::object()).value();
   CHECK(store.new_id("db1", now) == first + "-3");
+}
+
+TEST_CASE("commands of one second get ids of their own") {
+  TemporaryFolder folder;
+  const SnapshotStore store = SnapshotStore::open(folder.path()).value();
+  const auto now = std::chrono::system_clock::from_time_t(1'795'374'425);
+  std::vector<std::string> problems(4);
+  std::vector<std::thread> commands;
+  for (std::string& problem : problems) {
+    commands.emplace_back([&store, &problem, now] {
+      for (int i = 0; i < 20 && problem.empty(); ++i) {
+        Result<SnapshotJournal> journal = store.begin_new("db1", now, Json::object());
+        if (!journal) problem = journal.error().message;
+        if (!journal) return;
+        Result<> recorded = store.add(a_set(journal->id()));
+        if (!recorded) problem = recorded.error().message;
+        if (recorded && !journal->remove().ok()) problem = "its journal stays";
+      }
+    });
+  }
+  for (std::thread& command : commands) command.join();
+  for (const std::string& problem : problems) CHECK(problem.empty());
+  CHECK(store.list().sets.size() == 80);
 }
 
 TEST_CASE("a journal belongs to its process, and is left over when that dies") {

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 
+import libvirt_test
 from vmm import DEADLINE_S, Plumb, Qemu, QemuPci, QemuScsi, cpu_seconds
 
 SMALL_IMAGE_MIB, KEPT_IMAGE_MIB, COW_IMAGE_MIB, IMAGE_MIB = 16, 32, 256, 512
@@ -23,6 +24,16 @@ LAB = pathlib.Path(__file__).resolve().parents[1] / "lab"
 
 def median(values):
     return statistics.median(values)
+
+
+def run_plumb(bench, *arguments):
+    """What the command prints."""
+    build, folder, _ = bench.place
+    done = subprocess.run([build / "bin/plumb", *arguments], timeout=DEADLINE_S, capture_output=True, text=True,
+                          env=dict(os.environ, PLUMB_RUN_DIR=str(folder / "run")), check=False)
+    if done.returncode != 0:
+        sys.exit(f"bench: plumb {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
 
 
 # ---- start, memory ----------------------------------------------------------------------------------
@@ -223,8 +234,8 @@ class Reflinks:
     """An XFS with two images of the same size; of one of them snapshots are taken."""
 
     def __init__(self, bench):
-        self.build, self.folder, _ = bench.place
-        self.options = bench.options
+        self.bench = bench
+        self.folder = bench.place[1]
         self.mount = self.folder / "xfs"
         self.mount.mkdir()
         disk = self.folder / "xfs.img"
@@ -238,25 +249,20 @@ class Reflinks:
         os.sync()
 
     def vm(self, image):
-        return Plumb(self.build, self.folder, image, self.options)
-
-    def plumb(self, *arguments):
-        environment = dict(os.environ, PLUMB_RUN_DIR=str(self.folder / "run"))
-        return subprocess.run([self.build / "bin/plumb", *arguments], env=environment, check=True,
-                              timeout=DEADLINE_S, capture_output=True, text=True).stdout
+        return Plumb(self.bench.place[0], self.folder, image, self.bench.options)
 
     def ids(self):
-        return [one["id"] for one in json.loads(self.plumb("snapshot", "list", "--json"))]
+        return [one["id"] for one in json.loads(run_plumb(self.bench, "snapshot", "list", "--json"))]
 
     def keep(self, count):
         """So many are kept then, the newest of this moment; writes lie between them."""
         for newest in self.ids()[count - 1:]:
-            self.plumb("snapshot", "delete", newest)
+            run_plumb(self.bench, "snapshot", "delete", newest)
         for _ in range(count - len(self.ids())):
             vm = self.vm(self.kept)
             process = vm.start("write qd=32 count=2000 stay")
             vm.read_until(process, b"END")
-            self.plumb("snapshot", "create", "bench", "--quiesce", "crash")
+            run_plumb(self.bench, "snapshot", "create", "bench", "--quiesce", "crash")
             vm.kill(process)
 
     def end(self):
@@ -299,8 +305,44 @@ def percentile(values, share):
 
 
 def run_freeze(bench):
-    """In the lab: its host and its guests are emulated, so each of our steps takes many times as long as
-    on a machine, and so does what it is measured against."""
+    """First a guest of libvirt, which QEMU emulates, on this host; then guests of plumb in the lab, where
+    the host is emulated too: each of our steps takes many times as long there as on a machine, and so
+    does what it is measured against."""
+    freeze_on_host(bench)
+    freeze_in_lab(bench)
+
+
+def add_freezes(bench, name, rounds):
+    """Of snapshots as `plumb snapshot create --json` tells of them."""
+    copied = [one["copied_us"] / 1000 for one in rounds]
+    bench.add_spread(f"{name}: frozen", "ms", [one["members"][0]["frozen_ms"] for one in rounds],
+                     50 + percentile(copied, 99))
+    bench.add_spread(f"{name}: disks held", "ms",
+                     [one["members"][0]["held_us"] / 1000 for one in rounds], None)
+    bench.add_spread(f"{name}: array", "ms", copied, None)
+
+
+def freeze_on_host(bench):
+    reason = libvirt_test.missing()
+    if reason:
+        print(f"libvirt guest: {reason}")
+        return
+    libvirt = libvirt_test.Libvirt()
+    try:
+        libvirt.domain("bench", libvirt.disk("bench", "vda", 32 << 20) + libvirt_test.AGENT)
+        while libvirt.try_virsh("domfsinfo", "bench").returncode != 0:
+            libvirt.check_runs()
+        rounds = []
+        for _ in range(bench.runs or 100):
+            rounds.append(json.loads(run_plumb(bench, "snapshot", "create", "bench", "--require", "fs",
+                                               f"--libvirt={libvirt.uri}", "--json")))
+            run_plumb(bench, "snapshot", "delete", rounds[-1]["id"])
+        add_freezes(bench, "libvirt, reflink", rounds)
+    finally:
+        libvirt.end()
+
+
+def freeze_in_lab(bench):
     done = subprocess.run([LAB / "run", "--build", bench.place[0], "bench-freeze"],
                           stdout=subprocess.PIPE, text=True, check=False)
     figures = [json.loads(row.removeprefix("FIGURE ")) for row in done.stdout.splitlines()
@@ -308,14 +350,9 @@ def run_freeze(bench):
     if done.returncode != 0:
         sys.exit("bench: the lab's case failed:\n" + done.stdout[-2000:])
     for array in ("reflink", "dm-thin"):
-        rounds = [one for one in figures if one["array"] == array and "kept" not in one]
-        copied = [one["copied_us"] / 1000 for one in rounds]
-        limit = 50 + percentile(copied, 99)
-        for name, values, goal in (("frozen", [one["frozen_ms"] for one in rounds], limit),
-                                   ("writer waits", [one["seen_us"] / 1000 for one in rounds], None),
-                                   ("disks held", [one["held_us"] / 1000 for one in rounds], None),
-                                   ("array", copied, None)):
-            bench.add_spread(f"{array}: {name}", "ms", values, goal)
+        rounds = [one for one in figures if one["array"] == array and "snapshot" in one]
+        add_freezes(bench, array, [one["snapshot"] for one in rounds])
+        bench.add_spread(f"{array}: a writer waits", "ms", [one["seen_us"] / 1000 for one in rounds], None)
         usual = [percentile(one["other_usual_us"], 99) / 1000 for one in rounds]
         bench.add_spread(f"{array}: other's p99, usual", "ms", usual, None)
         during = [percentile(one["other_us"], 99) / 1000 for one in rounds]

@@ -286,6 +286,13 @@ class LibvirtTest(PlumbTest):
         self.assertIn("<name>db1</name>", definition["xml"])
         self.assert_refused(self.plumb("template", "create", "t", "--from", made["id"]), 2, "guest of libvirt")
 
+    def test_a_command_waits_for_the_one_before(self):
+        both = [self.start("snapshot", "create", "db1", f"--libvirt={self.libvirt.uri}") for _ in range(2)]
+        for command in both:
+            _, errors = command.communicate(timeout=DEADLINE_S)
+            self.assertEqual((command.returncode, errors), (0, ""))
+        self.assertEqual(len(self.snapshots()), 2)
+
     def test_a_guest_without_an_agent_is_of_grade_crash_and_its_disks_of_one_instant(self):
         done = self.create(vm="mute")
         self.assertEqual(done.returncode, 3, done.stderr)

@@ -71,8 +71,7 @@ freezes() {
     writes_up_to "$2" $((first + 20))
     seen=$(took "$2" "$first" "$(last "$2")" | tr -d '[]' | tr , '\n' | sort -n | tail -n 1)
     usual=$(window /dev/null plumb snapshot create "$2" --quiesce fs --dry-run --json)
-    echo "FIGURE {\"array\":\"$1\",\"seen_us\":$seen,\"other_us\":$during,\"other_usual_us\":$usual,$(
-      grep -oE '"(frozen_ms|copied_us|held_us)":[0-9]+' "$logs/created" | paste -sd,)}"
+    echo "FIGURE {\"array\":\"$1\",\"seen_us\":$seen,\"other_us\":$during,\"other_usual_us\":$usual,\"snapshot\":$(tr -d '\n' <"$logs/created")}"
     plumb snapshot delete "$(grep -oE '"id":"'"$2"'-[^"]*' "$logs/created" | cut -d'"' -f4)"
   done
 }
