@@ -163,8 +163,8 @@ void SnapshotRun::ask_guests() {
 Result<SnapshotOutcome> SnapshotRun::take() {
   TRY(open());
   if (request_.require != Grade::kCrash) TRY(check_required());
-  SnapshotJournal journal = TRY(config_.store->begin_new(
-      request_.name, std::chrono::system_clock::now(), journal_of(plan_)));
+  SnapshotJournal journal = TRY(
+      config_.store->begin_new(request_.name, std::chrono::system_clock::now(), journal_of(plan_)));
   plan_.id = journal.id();
   Result<> done = step("planned");
   if (done) done = prepare();

@@ -1,9 +1,9 @@
 #include "snapshot/snapshot_store.h"
 
 #include <catch2/catch.hpp>
-#include <thread>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "base/file.h"
 #include "tests/child_process.h"
