@@ -346,9 +346,12 @@ Result<ArrayVolume> RbdArray::create(const std::string& name, uint64_t size_byte
   return commit(name);
 }
 
-// A LUN is always open where it is exported. What is mapped on this host may be, as long as nobody
-// holds it exclusively, which file systems and device-mapper do.
+// A LUN is always open where it is exported, so nothing can be said of it. What is mapped on this
+// host may be, as long as nobody holds it exclusively, as file systems and device-mapper do.
 Result<> RbdArray::check_unused(const RbdImage& image) {
+  for (const auto& [wwn, exported] : pool_.config().luns) {
+    if (exported == image.name) return {};
+  }
   std::vector<uint64_t> watchers = TRY(pool_.watchers(image.name));
   const auto locked = [&](const std::string& who) {
     Error error = pool_.error(fmt::format("{} is in use {}; stop that first", image.name, who));
@@ -360,10 +363,7 @@ Result<> RbdArray::check_unused(const RbdImage& image) {
     if (!fd && errno == EBUSY) return locked("as " + device.path);
     std::erase(watchers, device.client);
   }
-  const auto& luns = pool_.config().luns;
-  const bool exported =
-      std::ranges::any_of(luns, [&](const auto& lun) { return lun.second == image.name; });
-  if (exported || watchers.empty()) return {};
+  if (watchers.empty()) return {};
   return locked(fmt::format("by client {} of Ceph (rbd status)", watchers[0]));
 }
 
