@@ -1,8 +1,9 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3 -SE
 """rbd(8) and ceph(8), as which it is called, over files in the folder where it is called from: what the provider rbd asks of
 them, with the answers and exit statuses of Ceph 16. The kernel's devices are beside them: sys/N/ and dev/rbdN.
 
-state.json is the pool; what is in "plant" goes wrong: {"COMMAND": EXIT STATUS}. Images that are "broken" cannot be opened.
+state.json is the pool; what is in "plant" goes wrong: {"COMMAND": EXIT STATUS}. Images that are "broken" cannot be opened;
+a kernel has the lock of those that are "locked", and gives it away for a snapshot.
 """
 import errno
 import fcntl
@@ -165,6 +166,7 @@ def snap_create(pool, options):
     image = pool.image(options["image"])
     if any(s["name"] == options["snap"] for s in image["snapshots"]):
         refuse(errno.EEXIST, "failed to create snapshot")
+    image["locked"] = False
     number = pool.number()
     shutil.copyfile(path(image["id"]), path(f"{image['id']}@{number}"))
     image["snapshots"].append({"id": number, "name": options["snap"], "size": image["size"], "trash": False})
@@ -190,6 +192,8 @@ def snap_rm(pool, options):
 def snap_rollback(pool, options):
     image = pool.image(options["image"])
     snapshot = pool.snapshot(image, options["snap"])
+    if image.get("locked"):
+        refuse(errno.EROFS, "rollback failed")
     shutil.copyfile(path(f"{image['id']}@{snapshot['id']}"), path(image["id"]))
     image["size"] = snapshot["size"]
 

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::string_view kNew = ".new";
 constexpr std::string_view kGone = ".gone-";
+constexpr std::string_view kLock = ".lock";  // a snapshot that only asks for an image's lock
 constexpr std::string_view kHalf = "name:";  // before the name of an image that has no id yet
 constexpr uint64_t kSizeGranule = 4096;
 constexpr size_t kAtOnce = 16;  // programs
@@ -211,6 +212,8 @@ class RbdArray final : public ArrayProvider {
   Result<> unmap_all(const std::string& image_id, std::optional<uint64_t> snapshot_id);
   bool is_here(const RbdDevice& device, const std::string& fsid) const;
   Result<> check_unused(const RbdImage& image);
+  Result<> roll_back(const std::string& image, const std::string& snapshot);
+  Result<RbdHealth> check_writes();
   Result<> remove_volume(const RbdImage& image);
   Result<> remove_snapshot(const MadeSnapshot& made);
   void remove_gone() const;
@@ -294,9 +297,6 @@ Result<std::optional<ArrayVolume>> RbdArray::find(const DiskMedium& medium) {
 Result<std::unique_ptr<PreparedSnapshot>> RbdArray::prepare(
     std::span<const SnapshotRequest> requests) {
   TRY(check_requests(name(), requests));
-  // A request to a pool that takes no writes would wait, with guests frozen.
-  const RbdHealth now = TRY(pool_.health());
-  if (!now.stopped.empty()) return pool_.error("it takes no writes: " + now.stopped);
   const Images all = TRY(pool_.images());
   std::vector<PreparedRbd::Part> parts;
   for (const SnapshotRequest& request : requests) {
@@ -304,7 +304,12 @@ Result<std::unique_ptr<PreparedSnapshot>> RbdArray::prepare(
     parts.push_back({request.name, std::move(of)});
   }
   auto prepared = std::make_unique<PreparedRbd>(pool_, std::move(parts));
-  TRY(prepared->hold_names());
+  // Writes to the pool: one that takes none is met here, not while guests are frozen.
+  Result<> held = prepared->hold_names();
+  if (!held) {
+    TRY(check_writes());
+    return std::move(held).error();
+  }
   return std::unique_ptr<PreparedSnapshot>(std::move(prepared));
 }
 
@@ -367,6 +372,18 @@ Result<> RbdArray::check_unused(const RbdImage& image) {
   return locked(fmt::format("by client {} of Ceph (rbd status)", watchers[0]));
 }
 
+// A kernel that has written to an image keeps its lock until another client asks for it; a roll
+// back does not ask, and finds an image that is read-only. A snapshot does.
+Result<> RbdArray::roll_back(const std::string& image, const std::string& snapshot) {
+  Result<> rolled = pool_.roll_back(image, snapshot);
+  if (rolled.ok() || rolled.error().os_errno != EROFS) return rolled;
+  const std::string asks = snapshot + std::string(kLock);
+  TRY(pool_.remove_snapshot(image, asks));  // of a restore that was cut short
+  TRY(pool_.create_snapshot(image, asks));
+  TRY(pool_.remove_snapshot(image, asks));
+  return pool_.roll_back(image, snapshot);
+}
+
 Result<> RbdArray::restore(const std::string& snapshot_id, const std::string& volume_id) {
   const Images all = TRY(pool_.images());
   const MadeSnapshot from = TRY(snapshot(all, snapshot_id));
@@ -375,7 +392,7 @@ Result<> RbdArray::restore(const std::string& snapshot_id, const std::string& vo
     return pool_.error(fmt::format("{} is no snapshot of {}", from.snapshot->name, to.name));
   }
   TRY(check_unused(to));
-  TRY(pool_.roll_back(to.name, from.snapshot->name));
+  TRY(roll_back(to.name, from.snapshot->name));
   // What this host has in memory of it is old.
   for (const RbdDevice& device : TRY(devices(to.id, std::nullopt))) {
     const UniqueFd fd(::open(device.path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -450,6 +467,10 @@ Result<> RbdArray::remove_snapshot(const MadeSnapshot& made) {
   if (made.snapshot != nullptr) {
     TRY(unmap_all(made.volume->id, made.snapshot->id));
     TRY(pool_.remove_snapshot(made.volume->name, made.snapshot->name));
+    for (const RbdSnapshot& other : made.volume->snapshots) {
+      if (other.name != made.holder->name + std::string(kLock)) continue;
+      TRY(pool_.remove_snapshot(made.volume->name, other.name));
+    }
   }
   return pool_.remove(made.holder->name);
 }
@@ -521,9 +542,14 @@ Result<std::vector<ArrayVolume>> RbdArray::list_volumes(const std::string& prefi
   return listed;
 }
 
+Result<RbdHealth> RbdArray::check_writes() {
+  RbdHealth now = TRY(pool_.health());
+  if (now.stopped.empty()) return now;
+  return pool_.error("it takes no writes: " + now.stopped);
+}
+
 Result<> RbdArray::health() {
-  const RbdHealth now = TRY(pool_.health());
-  if (!now.stopped.empty()) return pool_.error("it takes no writes: " + now.stopped);
+  const RbdHealth now = TRY(check_writes());
   if (!now.ill.empty()) return pool_.error("Ceph says: " + now.ill);
   return {};
 }

@@ -40,6 +40,7 @@ class RbdPool {
   Result<> remove_snapshot(const std::string& image, const std::string& snapshot) const;
   Result<> clone(const std::string& image, const std::string& snapshot,
                  const std::string& to) const;
+  // EROFS: a client has the image's lock.
   Result<> roll_back(const std::string& image, const std::string& snapshot) const;
 
   // `snapshot` is "" for the image itself.

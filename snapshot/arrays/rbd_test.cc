@@ -74,7 +74,8 @@ class CephFixture final : public conformance::ArrayFixture {
   void plant_nothing() { set("plant", json::object()); }
   Names images() const {
     Names names;
-    for (const auto& [name, image] : state()["images"].items()) names.push_back(name);
+    const json now = state();
+    for (const auto& [name, image] : now["images"].items()) names.push_back(name);
     return names;
   }
 
@@ -194,13 +195,14 @@ TEST_CASE("a take that fails leaves nothing, at any step") {
     TRY(prepared->finish());
     return {};
   };
-  for (const char* command : {"health detail", "ls", "create", "snap create", "snap rename"}) {
+  for (const char* command : {"ls", "create", "snap create", "snap rename"}) {
     CAPTURE(command);
     fixture.plant(command, ETIMEDOUT);
     refused(run(), *array);
     fixture.plant_nothing();
     CHECK(fixture.images() == kOnlyDisks);
-    for (const auto& [name, image] : fixture.state()["images"].items()) {
+    const json now = fixture.state();
+    for (const auto& [name, image] : now["images"].items()) {
       CHECK(image["snapshots"].empty());
     }
   }
@@ -219,7 +221,37 @@ TEST_CASE("an image in use is not rolled back") {
   CHECK(restored.error().kind == ErrorKind::kLocked);
   CHECK_THAT(restored.error().message, Catch::Contains("in use by client 4242 of Ceph"));
   good(array->unmap(volume.id));
+  good(array->remove(snapshot.id));
   CHECK(array->remove(volume.id).error().kind == ErrorKind::kLocked);
+}
+
+TEST_CASE("a kernel that keeps the lock of an image gives it away for a restore") {
+  CephFixture fixture;
+  const auto array = fixture.open();
+  const ArraySnapshot snapshot = snapshot_of(*array, fixture.disks()[0], "s");
+  fixture.change("db1", "locked", true);
+  good(array->restore(snapshot.id, snapshot.volume_id));
+  CHECK(fixture.state()["images"]["db1"]["snapshots"].size() == 1);
+  // Cut short while it asked.
+  fixture.change("db1", "locked", true);
+  fixture.plant("snap rm", ETIMEDOUT);
+  refused(array->restore(snapshot.id, snapshot.volume_id), *array);
+  fixture.plant_nothing();
+  json snapshots = fixture.state()["images"]["db1"]["snapshots"];
+  json left = snapshots[0];
+  left["id"] = 999;
+  left["name"] = "plumb.ceph.s.lock";
+  std::ofstream(fixture.path("101@999")).close();
+  snapshots.push_back(left);
+  fixture.change("db1", "snapshots", snapshots);
+  good(array->restore(snapshot.id, snapshot.volume_id));
+  snapshots = fixture.state()["images"]["db1"]["snapshots"];
+  CHECK(snapshots.size() == 1);
+  snapshots.push_back(left);
+  std::ofstream(fixture.path("101@999")).close();
+  fixture.change("db1", "snapshots", snapshots);
+  good(array->remove(snapshot.id));
+  CHECK(fixture.state()["images"]["db1"]["snapshots"].empty());
 }
 
 TEST_CASE("devices of another cluster, pool or namespace are not this array's") {
@@ -250,10 +282,12 @@ TEST_CASE("a pool that takes no writes takes no snapshots") {
     fixture.set("health", {{"status", "HEALTH_ERR"}, {"checks", checks}});
   };
   with({{"POOL_FULL", check_of("HEALTH_WARN", "1 pool(s) full", json::array())}});
+  fixture.plant("create", EDQUOT);
   CHECK_THAT(array->prepare(requests).error().message,
              Catch::Equals("array ceph (Ceph pool rbd): it takes no writes: POOL_FULL: 1 pool(s) "
                            "full"));
   refused(array->health(), *array);
+  fixture.plant_nothing();
   // What is only to be repaired is no reason to be without snapshots.
   with({{"PG_DAMAGED", check_of("HEALTH_ERR", "1 pg inconsistent", json::array())}});
   CHECK(array->prepare(requests).ok());

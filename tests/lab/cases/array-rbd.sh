@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# limit: 2400
+# limit: 3600
 # by hand: needs a cluster beside the lab, and the programs of Ceph, emulated, take their time
 # The provider rbd over a Ceph cluster (tests/lab/ceph-node) and the kernel's own rbd: the suite of arrays, with an image that
 # is known by the WWN of the LUN it is exported as; then a pool that is full.
