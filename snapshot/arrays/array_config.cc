@@ -316,6 +316,37 @@ constexpr Key<EqualLogic> kEqualLogicKeys[] = {
     {"take-timeout", set<&EqualLogic::take_timeout_ms, milliseconds_of, EqualLogic>},
 };
 
+// What Ceph calls something: a part of specifications, where '/' and '@' have meanings.
+Result<std::string> ceph_name_of(const toml::node& value) {
+  std::string name = TRY(text_of(value));
+  const bool good = std::ranges::none_of(
+      name, [](unsigned char c) { return c < ' ' || c == 127 || c == '/' || c == '@'; });
+  if (good) return name;
+  return usage_error("'{}' is no name in Ceph; it has no '/' and no '@'", name);
+}
+
+using Rbd = RbdConfig;
+Result<> set_image_luns(Rbd& target, const toml::node& value) {
+  target.luns = TRY(luns_of(value));
+  for (const auto& [wwn, image] : target.luns) {
+    const toml::value<std::string> name(image);
+    TRY(ceph_name_of(name));
+  }
+  return {};
+}
+constexpr Key<Rbd> kRbdKeys[] = {
+    {"pool", set<&Rbd::pool, ceph_name_of, Rbd>, true},
+    {"namespace", set<&Rbd::pool_namespace, ceph_name_of, Rbd>},
+    {"cluster", set<&Rbd::cluster, array_word_of, Rbd>},
+    {"conf", set<&Rbd::conf, path_of, Rbd>},
+    {"id", set<&Rbd::id, array_word_of, Rbd>},
+    {"keyring", set<&Rbd::keyring, path_of, Rbd>},
+    {"luns", set_image_luns},
+    {"timeout", set<&Rbd::timeout_ms, milliseconds_of, Rbd>},
+    {"take-timeout", set<&Rbd::take_timeout_ms, milliseconds_of, Rbd>},
+    {"copy-timeout", set<&Rbd::copy_timeout_ms, milliseconds_of, Rbd>},
+};
+
 // Of a definition with a state file: where it is unless something else was said.
 template <typename T>
 void set_state_path(T& config, const std::string& folder) {
@@ -381,6 +412,7 @@ constexpr Provider kProviders[] = {
     {"dm-thin", read_with<kDmThinKeys>},  {"lvm-thin", read_with<kLvmThinKeys>},
     {"xcopy", read_with<kXcopyKeys>},     {"ontap", read_with<kOntapKeys>},
     {"hitachi", read_with<kHitachiKeys>}, {"equallogic", read_with<kEqualLogicKeys>},
+    {"rbd", read_with<kRbdKeys>},
 };
 
 Result<ArrayDefinition> read_array(const toml::table& table, const std::string& state_folder) {
@@ -483,6 +515,9 @@ Result<std::unique_ptr<ArrayProvider>> open_array(const ArrayDefinition& definit
     }
     Result<std::unique_ptr<ArrayProvider>> operator()(const EqualLogicConfig& config) const {
       return make_equallogic_array(config);
+    }
+    Result<std::unique_ptr<ArrayProvider>> operator()(const RbdConfig& config) const {
+      return make_rbd_array(config);
     }
   };
   return std::visit(Open(), definition);

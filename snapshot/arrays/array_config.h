@@ -16,13 +16,15 @@
 #include "snapshot/arrays/hitachi.h"
 #include "snapshot/arrays/lvm_thin.h"
 #include "snapshot/arrays/ontap.h"
+#include "snapshot/arrays/rbd.h"
 #include "snapshot/arrays/reflink.h"
 #include "snapshot/arrays/xcopy.h"
 
 namespace plumb {
 
-using ArrayDefinition = std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig,
-                                     XcopyConfig, OntapConfig, HitachiConfig, EqualLogicConfig>;
+using ArrayDefinition =
+    std::variant<ReflinkConfig, CommandConfig, DmThinConfig, LvmThinConfig, XcopyConfig,
+                 OntapConfig, HitachiConfig, EqualLogicConfig, RbdConfig>;
 
 const std::string& array_name(const ArrayDefinition& definition);
 

@@ -89,8 +89,26 @@ TEST_CASE("plumb.toml says which arrays there are") {
     group = "group-0"
     initiator = "iqn.1993-08.org.debian:01:host1"
     luns = { "naa.6090a018000000000000000000000001" = "db1" }
+    [[array]]
+    name = "ceph"
+    provider = "rbd"
+    pool = "vms"
+    namespace = "plumb"
+    conf = "/etc/ceph/ceph.conf"
+    id = "plumb"
+    keyring = "/etc/ceph/plumb.keyring"
+    luns = { "naa.60014051234abcd5000000000000000f" = "db1 data" }
+    copy-timeout = 60
   )");
-  REQUIRE(arrays.size() == 9);
+  REQUIRE(arrays.size() == 10);
+  const auto& rbd = std::get<RbdConfig>(arrays[9]);
+  CHECK(rbd.pool == "vms");
+  CHECK(rbd.pool_namespace == "plumb");
+  CHECK(rbd.conf == "/etc/ceph/ceph.conf");
+  CHECK(rbd.id == "plumb");
+  CHECK(rbd.keyring == "/etc/ceph/plumb.keyring");
+  CHECK(rbd.luns.at("naa.60014051234abcd5000000000000000f") == "db1 data");
+  CHECK(rbd.copy_timeout_ms == 60'000);
   const auto& equallogic = std::get<EqualLogicConfig>(arrays[8]);
   CHECK(equallogic.port == 2222);
   CHECK(equallogic.pool == "default");
@@ -166,6 +184,7 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
   const std::string eql = "[[array]]\nname = \"a\"\nprovider = \"equallogic\"\n";
   const std::string hitachi = "[[array]]\nname = \"a\"\nprovider = \"hitachi\"\n";
+  const std::string rbd = "[[array]]\nname = \"a\"\nprovider = \"rbd\"\n";
   const std::string ontap = "[[array]]\nname = \"a\"\nprovider = \"ontap\"\n";
   const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
       {"[[array]]\nprovider = \"reflink\"", "plumb.toml: line 1: array: it has no name"},
@@ -185,6 +204,12 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
       {eql + "luns = { \"naa.6090a018000000000000000000000001\" = \"a b\" }",
        "luns: 'a b' has other letters"},
       {eql + "group = \"g\\nlogout\"", "group: "},
+      {rbd, "the key 'pool' is missing"},
+      {rbd + "pool = \"a/b\"", "pool: 'a/b' is no name in Ceph"},
+      {rbd + "pool = \"p\"\nid = \"a b\"", "id: 'a b' has other letters"},
+      {rbd + "pool = \"p\"\nkeyring = \"k\"", "keyring: 'k' is no absolute path"},
+      {rbd + "luns = { \"naa.60014051234abcd5000000000000000a\" = \"a@b\" }",
+       "luns: 'a@b' is no name in Ceph"},
       {hitachi + "snapshot-pool = -1", "snapshot-pool: write a number from 0 to 1023"},
       {hitachi + "host-groups = []", "host-groups: name one at least"},
       {hitachi + "host-groups = [\"CL1-A\"]", "host-groups: 'CL1-A' is no host group"},
