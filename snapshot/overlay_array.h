@@ -43,7 +43,7 @@ class OverlayArray final : public ArrayProvider {
   Vms exchange_vms(Vms vms) { return std::exchange(vms_, std::move(vms)); }
 
   const std::string& name() const override { return name_; }
-  Abilities abilities() const override { return {.provisions = true}; }
+  Abilities abilities() const override { return {.provisions = true, .claims = true}; }
   Result<std::optional<ArrayVolume>> find(const DiskMedium& medium) override;
   Result<std::unique_ptr<PreparedSnapshot>> prepare(
       std::span<const SnapshotRequest> requests) override;

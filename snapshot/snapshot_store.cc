@@ -51,13 +51,6 @@ Result<SnapshotSet> read_record(const std::string& path, const std::string& id) 
   return set;
 }
 
-bool is_still_at(int fd, const std::string& path) {
-  struct stat opened {};
-  struct stat named {};
-  return ::fstat(fd, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
-         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
-}
-
 Result<> remove_file(const std::string& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
     return os_error(errno, "{} cannot be removed", path);
