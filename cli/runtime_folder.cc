@@ -38,6 +38,10 @@ std::string state_root() { return folder_of("PLUMB_STATE_DIR", "/var/lib/plumb")
 
 std::string overlay_folder() { return state_root() + "/overlays"; }
 
+std::string snapshot_folder() { return state_root() + "/snapshots"; }
+
+std::string generation_folder() { return state_root() + "/generations"; }
+
 Result<UniqueFd> lock_runtime_folder(const std::string& vm_name) {
   const RuntimePaths paths(vm_name);
   TRY(make_folders(paths.folder, 0700));

@@ -16,6 +16,7 @@ namespace {
 
 struct Arguments {
   SnapshotCreateOptions create;
+  SnapshotRevertOptions revert;
   std::string vm;
   std::string id;
   std::vector<std::string> ids;
@@ -73,6 +74,24 @@ void add_create(CLI::App& group, Arguments& args, Action& action) {
   create->callback([&] { action = [&args] { return create_snapshot(args.create); }; });
 }
 
+void add_revert(CLI::App& group, Arguments& args, Action& action) {
+  SnapshotRevertOptions& options = args.revert;
+  CLI::App* revert = add_command(
+      group, "revert", "put the disks of a VM that does not run back to a snapshot",
+      "plumb snapshot revert db1-20261122-190705\n"
+      "The present state is kept first, as a snapshot. Exit: 11 a VM has the disks, 14 the array\n"
+      "failed, and the message says whether anything was changed.");
+  revert->add_option("id", options.id, "the snapshot's id")->required();
+  revert->add_option("--vm", options.vm, "only this VM of a group's snapshot");
+  revert->add_option("--disk", options.disks, "only this disk; may be repeated");
+  revert->add_flag("--discard-present", options.discard_present,
+                   "do not keep the present state: it is lost");
+  revert->add_option("--hooks", options.hooks, "folder of programs to run at each step");
+  revert->add_flag("--dry-run", options.dry_run, "only show what would be done");
+  revert->add_flag("--json", options.json, "print JSON");
+  revert->callback([&] { action = [&args] { return revert_to_snapshot(args.revert); }; });
+}
+
 void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* group =
       app.add_subcommand("snapshot", "copies of all disks of a VM, or of several, at one instant");
@@ -90,6 +109,8 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   show->add_flag("--json", args.json, "print JSON");
   show->callback([&] { action = [&args] { return show_snapshot(args.id, args.json); }; });
 
+  add_revert(*group, args, action);
+
   CLI::App* remove = add_command(*group, "delete", "delete snapshots, in any order",
                                  "plumb snapshot delete db1-20261122-190705");
   remove->add_option("ids", args.ids, "the snapshots' ids")->required();
@@ -106,7 +127,7 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   unmap->add_option("disk", args.id, "ID/DISK, or ID/VM/DISK of a group")->required();
   unmap->callback([&] { action = [&args] { return unmap_snapshot(args.id); }; });
 
-  add_command(*group, "recover", "remove what commands that were cut short have left",
+  add_command(*group, "recover", "remove or finish what commands that were cut short have left",
               "plumb snapshot recover    (the other commands of snapshots do it too)")
       ->callback([&] { action = [] { return recover_snapshots(); }; });
 }

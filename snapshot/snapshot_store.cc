@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <ctime>
 #include <filesystem>
+#include <set>
 
 #include "base/file.h"
 
@@ -108,6 +109,35 @@ std::string SnapshotStore::new_id(const std::string& name, Time now) const {
   return id;
 }
 
+std::string SnapshotStore::head_of(const std::string& vm) const {
+  std::string head;
+  std::set<std::string> before;
+  if (is_snapshot_id(vm)) {
+    const Result<std::string> text = read_file(revert_path(vm), kMaxRecordBytes);
+    const Json revert = text.ok() ? Json::parse(text.value(), nullptr, false) : Json();
+    const bool good = revert.is_object() && revert.contains("to") && revert["to"].is_string() &&
+                      revert.contains("before") && revert["before"].is_array();
+    for (const Json& id : good ? revert["before"] : Json::array()) {
+      if (id.is_string()) before.insert(id);
+    }
+    if (good) head = revert["to"];
+  }
+  for (const SnapshotSet& set : list().sets) {
+    if (set.find(vm) != nullptr && !before.contains(set.id)) head = set.id;
+  }
+  return head;
+}
+
+Result<> SnapshotStore::note_revert(const std::string& vm, const std::string& to) const {
+  ENSURE(is_snapshot_id(vm));
+  Json before = Json::array();
+  for (const SnapshotSet& set : list().sets) {
+    if (set.find(vm) != nullptr) before.push_back(set.id);
+  }
+  TRY(make_folders(folder_ + "/reverts", 0700));
+  return replace_file(revert_path(vm), Json{{"to", to}, {"before", before}}.dump(2) + "\n");
+}
+
 Result<SnapshotJournal> SnapshotStore::begin(const std::string& id, Json content) const {
   const std::string path = journal_path(id);
   UniqueFd fd = TRY(open_file("journal", path, O_RDWR | O_CREAT | O_NOFOLLOW));
@@ -127,7 +157,7 @@ Result<SnapshotJournal> SnapshotStore::begin(const std::string& id, Json content
 
 std::vector<SnapshotJournal> SnapshotStore::left_over() const {
   std::vector<SnapshotJournal> all;
-  for (const std::string& id : ids_in(folder_ + "/journals")) {
+  for (const std::string& id : ids_in(journals())) {
     const std::string path = journal_path(id);
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     if (!fd || ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) continue;
