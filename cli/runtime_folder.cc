@@ -40,6 +40,10 @@ std::string overlay_folder() { return state_root() + "/overlays"; }
 
 std::string snapshot_folder() { return state_root() + "/snapshots"; }
 
+std::string template_folder() { return state_root() + "/templates"; }
+
+std::string disk_journal_folder() { return state_root() + "/disks"; }
+
 std::string generation_folder() { return state_root() + "/generations"; }
 
 Result<UniqueFd> lock_runtime_folder(const std::string& vm_name) {

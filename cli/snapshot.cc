@@ -7,6 +7,7 @@
 #include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/size.h"
 #include "base/text.h"
@@ -324,7 +325,12 @@ Result<ExitCode> revert_to_snapshot(const SnapshotRevertOptions& options) {
 
 Result<ExitCode> recover_snapshots() {
   Snapshots snapshots = TRY(Snapshots::open());
-  const bool clean = snapshots.recover();
+  bool clean = snapshots.recover();
+  for (const auto& [folder, what] :
+       {std::pair{template_folder(), "template"}, std::pair{disk_journal_folder(), "disk"}}) {
+    const SnapshotStore store = TRY(SnapshotStore::open(folder, what));
+    clean = tell(plumb::recover(store, snapshots.arrays)) && clean;
+  }
   TRY(snapshots.arrays.overlays()->tidy());
   return clean ? kExitOk : kExitFailed;
 }

@@ -1,5 +1,5 @@
-// plumb-snapshot: `plumb snapshot`, `plumb template` and `plumb array`; started by plumb, which
-// stands beside it.
+// plumb-snapshot: `plumb snapshot`, `plumb template` and `plumb array`, `plumb create`, and of
+// `plumb disk` what makes disks in arrays; started by plumb, which stands beside it.
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -25,6 +25,7 @@ struct Arguments {
   TemplateCreateOptions make;
   TemplateDeployOptions deploy;
   TemplateImportOptions import;
+  ArrayDiskOptions disk;
   bool json = false;
 };
 
@@ -188,6 +189,41 @@ void add_template_commands(CLI::App& app, Arguments& args, Action& action) {
   remove->callback([&] { action = [&args] { return delete_templates(args.ids); }; });
 }
 
+// The same as `template deploy`, as one creates VMs.
+void add_create_vm(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* create =
+      add_command(app, "create", "make a VM of a template, as `plumb template deploy` does",
+                  "plumb create web3 --from-template debian12 --tap tap3 && plumb run web3.toml");
+  create->add_option("name", args.deploy.vm, "name of the new VM")->required();
+  create->add_option("--from-template", args.deploy.name, "name of the template")->required();
+  create->add_option("--file", args.deploy.file, "the definition to write (default NAME.toml)");
+  create->add_option("--tap", args.deploy.taps, "tap interface, in the order of the template's");
+  create->callback([&] { action = [&args] { return deploy_template(args.deploy); }; });
+}
+
+void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
+  ArrayDiskOptions& options = args.disk;
+  CLI::App* group = app.add_subcommand("disk", "disks made in an array");
+  CLI::App* create = add_command(
+      *group, "create", "make a disk in an array, and print what a VM's definition says",
+      "plumb disk create db1-data 100G --array san1\n"
+      "Exit: 14 the array failed, or makes no volumes; nothing is left then.");
+  create->add_option("name", options.name, "its name: small letters, digits and '-'")->required();
+  create->add_option("size", options.size, "size, e.g. 100G")->required();
+  create->add_option("--array", options.array, "array of plumb.toml, or reflink:FOLDER")
+      ->required();
+  create->add_flag("--json", options.json, "print JSON");
+  create->callback([&] { action = [&args] { return create_disk(args.disk); }; });
+
+  CLI::App* remove = add_command(*group, "delete", "delete a disk that plumb made in an array",
+                                 "plumb disk delete db1-data --array san1\n"
+                                 "Exit: 11 a VM has it, or a snapshot or template needs it.");
+  remove->add_option("name", options.name, "its name")->required();
+  remove->add_option("--array", options.array, "array of plumb.toml, or reflink:FOLDER")
+      ->required();
+  remove->callback([&] { action = [&args] { return delete_disk(args.disk); }; });
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"plumb snapshot, template, array: copies of VMs' disks, made by what stores them"};
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
@@ -196,7 +232,9 @@ int run(int argc, char** argv) {
   add_snapshot_commands(app, arguments, action);
   add_array_commands(app, arguments, action);
   add_template_commands(app, arguments, action);
-  return run_command_line(app, {"array", "snapshot", "template"}, action, argc, argv);
+  add_create_vm(app, arguments, action);
+  add_disk_commands(app, arguments, action);
+  return run_command_line(app, {"array", "disk", "snapshot", "template"}, action, argc, argv);
 }
 
 }  // namespace

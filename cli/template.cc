@@ -31,7 +31,7 @@ struct TemplateRoom {
   Templates templates() { return {store, arrays}; }
 
   static Result<TemplateRoom> open() {
-    SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/templates", "template"));
+    SnapshotStore store = TRY(SnapshotStore::open(template_folder(), "template"));
     ArraySet arrays = TRY(configured_array_set());
     TemplateRoom room{std::move(store), std::move(arrays)};
     for (const Recovered& one : recover(room.store, room.arrays)) {

@@ -246,23 +246,26 @@ Result<> OverlayStore::keep_at_rest(const std::string& disk, int base_fd, Unique
 
 Result<> OverlayStore::restore(const std::string& disk, const std::string& name,
                                UniqueFd base) const {
-  std::string why = "it is not there, or an overlay that it needs is lost";
-  UniqueFd newest =
-      TRY(open_for_vm(disk, base.get(), [&why](const std::string& reason) { why = reason; }));
   const std::vector<Overlay> now = TRY(chain(disk));
   const auto own = std::ranges::find(now, name, &Overlay::name);
-  if (!newest || own == now.end() || own->deleted) {
-    return failed("snapshot {} of {} cannot be gone back to: {}", name, disk, why);
+  std::string why = "it is not there, or an overlay that it needs is lost";
+  UniqueFd newest;
+  if (own != now.end() && !own->deleted) {
+    newest =
+        TRY(open_for_vm(disk, base.get(), [&why](const std::string& reason) { why = reason; }));
   }
+  if (!newest) return failed("snapshot {} of {} cannot be gone back to: {}", name, disk, why);
   std::vector<std::unique_ptr<CowFile>> overlays;
   for (auto one = own; one + 1 != now.end(); ++one) {
     overlays.push_back(TRY(open_overlay(one->path, O_RDONLY)));
   }
   overlays.push_back(TRY(CowFdFile::open(std::move(newest), "overlay " + now.back().path)));
   const auto file = TRY(CowFdFile::open(std::move(base), disk));
-  TRY(restore_cow_snapshot(*file, overlays));
-  return leave_cow_overlay(*overlays.back(), CowCondition::kClean,
-                           TRY(stamp_cow_base(file->fd(), disk)));
+  Result<> restored = restore_cow_snapshot(*file, overlays);
+  // Also after an error: what was overwritten until then is kept.
+  Result<> left = leave_cow_overlay(*overlays.back(), CowCondition::kClean,
+                                    TRY(stamp_cow_base(file->fd(), disk)));
+  return restored ? std::move(left) : std::move(restored);
 }
 
 Result<UniqueFd> OverlayStore::Changes::add(const std::string& name, uint64_t size_bytes) {

@@ -3,10 +3,7 @@
 snapshots themselves."""
 import json
 import os
-import pathlib
 import signal
-import tomllib
-import unittest
 
 from plumb_process import DEADLINE_S, PROBE, main
 from snapshot_test import MIB, SnapshotTest
