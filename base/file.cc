@@ -100,6 +100,13 @@ Result<> create_file(const std::string& path, std::string_view content) {
   return sync_folder_of(path);
 }
 
+bool is_still_at(int fd, const std::string& path) {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(fd, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
 Result<> sync_folder_of(const std::string& path) {
   const std::string folder = folder_of(path);
   const UniqueFd fd = TRY(open_file("folder", folder, O_RDONLY | O_DIRECTORY));

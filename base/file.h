@@ -32,6 +32,9 @@ Result<> replace_file(const std::string& path, std::string_view content, unsigne
 // the error is EEXIST's. Temporary file of its own name, fsync, link, fsync of the folder.
 Result<> create_file(const std::string& path, std::string_view content);
 
+// Whether `path` names what is open as `fd`, and not another file that was put in its place.
+bool is_still_at(int fd, const std::string& path);
+
 // Makes a name that was added to, or taken from, the folder of `path` durable.
 Result<> sync_folder_of(const std::string& path);
 

@@ -23,7 +23,7 @@ class CowFile {
   virtual const std::string& label() const = 0;
   // All of it; an error when the file ends before.
   virtual Result<> read(uint64_t offset, std::span<std::byte> to) = 0;
-  // Durable after sync(). Offset and length are multiples of 4096.
+  // Durable after sync(). Offset and length are multiples of 4096, but for what ends with a disk.
   virtual Result<> write(uint64_t offset, std::span<const std::byte> from) = 0;
   virtual Result<> sync() = 0;
   // Whether somebody else has it open for writing, as lock_file() tells.

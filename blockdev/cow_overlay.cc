@@ -178,6 +178,13 @@ Result<CowOverlay> open_cow_overlay(CowFile& file, const std::string& disk,
   return overlay;
 }
 
+Result<> leave_cow_overlay(CowFile& file, CowCondition condition, const CowBaseStamp& now) {
+  CowState state = TRY(load_cow_overlay(file)).state;
+  state.condition = condition;
+  state.base = now;
+  return write_state(file, state);
+}
+
 Result<> break_cow_overlay(CowFile& file, const std::string& reason) {
   CowOverlay overlay = TRY(load_cow_overlay(file));
   if (overlay.state.condition == CowCondition::kBroken) return {};

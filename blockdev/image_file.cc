@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "base/file.h"
 #include "blockdev/file_lock.h"
 
 namespace plumb {
@@ -70,6 +71,11 @@ Result<UniqueFd> open_image_file(const ImageFileConfig& config) {
   TRY(check_type(path, status));
   if (in_memory(fd.get())) return no_direct_io(path);
   TRY(lock_file(fd.get(), "image " + path, !config.read_only));
+  // A clone of a snapshot may have taken its place meanwhile, and has a lock of its own.
+  if (!is_still_at(fd.get(), path)) {
+    return make_error(ErrorKind::kLocked,
+                      "image {} was just replaced by another file; try again", path);
+  }
   // After the lock: until then another VM may have been resizing it.
   if (::fstat(fd.get(), &status) != 0) return os_error(errno, "image {} cannot be examined", path);
   TRY(check_size(path, status));

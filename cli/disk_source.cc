@@ -12,6 +12,7 @@
 #include "rdm/mapping_file.h"
 #include "rdm/transfer_limit.h"
 #include "snapshot/overlay_store.h"
+#include "snapshot/revert_journal.h"
 
 namespace plumb {
 namespace {
@@ -94,9 +95,19 @@ Result<> open_overlay(const DiskDefinition& definition, DiskSource& source) {
   return {};
 }
 
+// Before the disk is locked, so that a revert which is at it gets on; and after, because it may
+// have begun in between.
+Result<> check_whole(const DiskDefinition& definition, const std::string& image,
+                     const std::string& wwn) {
+  return check_not_reverting(snapshot_folder() + "/journals", disk_identity(image, wwn),
+                             "disk " + definition.id);
+}
+
 Result<DiskSource> open_and_examine(const DiskDefinition& definition,
                                     const std::vector<DiskSource>& before) {
+  TRY(check_whole(definition, definition.image, definition.lun));
   DiskSource source = TRY(open_source(definition, before));
+  TRY(check_whole(definition, definition.image, source.wwn));
   TRY(open_overlay(definition, source));
   source.facts = TRY(FileDevice::examine({.fd = source.fd.get(),
                                           .label = source.label,

@@ -37,7 +37,7 @@ DiskSource source_of(const LunResolver& resolver, ClaimedLun claimed, const Clai
 // Of each disk of a VM, in their order: locks the image, or locks the mapping, and finds and claims
 // the LUN. A LUN that is not what its mapping recorded (smaller, other blocks, another serial
 // number) is refused, one that is two of the disks, and in physical mode one that takes no SCSI
-// commands or is not on the SCSI bus.
+// commands or is not on the SCSI bus. Error kLocked, too: a revert that is not finished has a disk.
 Result<std::vector<DiskSource>> open_sources(const std::vector<DiskDefinition>& disks);
 
 }  // namespace plumb

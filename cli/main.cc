@@ -140,7 +140,7 @@ void add_attach(CLI::App& disk, Arguments& args, Action& action) {
 }
 
 void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
-  CLI::App* disk = app.add_subcommand("disk", "disks of a running VM");
+  CLI::App* disk = app.add_subcommand("disk", "disks of a running VM, and of arrays");
   CLI::App* list = add_vm_command(*disk, args, "list", "list the disks of a VM, with what they did",
                                   "plumb disk list db1");
   list->add_flag("--json", args.json, "print JSON, with latencies");
@@ -218,12 +218,25 @@ void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
   doctor->callback([&] { action = [&args] { return examine_host(args.json); }; });
 }
 
-// Commands that a program of its own has, which may take its time to start: their group's name and
-// help.
+// Commands that a program of its own has, which may take its time to start: the name of a command
+// or of a group, and its help.
 constexpr std::pair<const char*, const char*> kElsewhere[] = {
     {"array", "storage arrays that plumb.toml names"},
+    {"create", "make a VM of a template"},
     {"snapshot", "copies of all disks of a VM, or of several, at one instant"},
     {"template", "machines to make VMs from"}};
+
+// The same, of the group `disk`.
+constexpr std::pair<const char*, const char*> kDiskElsewhere[] = {
+    {"create", "make a disk in an array"}, {"delete", "delete a disk that plumb made in an array"}};
+
+bool is_elsewhere(int argc, char** argv) {
+  const auto has = [](const auto& commands, std::string_view name) {
+    return std::ranges::any_of(commands, [name](const auto& one) { return one.first == name; });
+  };
+  if (argc > 2 && std::string_view(argv[1]) == "disk") return has(kDiskElsewhere, argv[2]);
+  return argc > 1 && has(kElsewhere, argv[1]);
+}
 
 // Becomes plumb-snapshot, with the same arguments.
 int become_elsewhere(char** argv) {
@@ -234,10 +247,7 @@ int become_elsewhere(char** argv) {
 }
 
 int run(int argc, char** argv) {
-  const bool elsewhere = argc > 1 && std::ranges::any_of(kElsewhere, [argv](const auto& group) {
-                           return std::string_view(group.first) == argv[1];
-                         });
-  if (elsewhere) return become_elsewhere(argv);
+  if (is_elsewhere(argc, argv)) return become_elsewhere(argv);
   CLI::App app{"plumb runs virtual machines whose disks are raw LUNs or image files"};
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
   app.footer("Each command has --help with an example. Manual: plumb(1).");
@@ -249,6 +259,9 @@ int run(int argc, char** argv) {
   add_rdm_commands(app, arguments, action);
   add_host_commands(app, arguments, action);
   for (const auto& [name, help] : kElsewhere) app.add_subcommand(name, help);
+  for (const auto& [name, help] : kDiskElsewhere) {
+    app.get_subcommand("disk")->add_subcommand(name, help);
+  }
   return run_command_line(app, {"disk", "image", "lun", "rdm"}, action, argc, argv);
 }
 

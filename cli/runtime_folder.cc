@@ -38,6 +38,14 @@ std::string state_root() { return folder_of("PLUMB_STATE_DIR", "/var/lib/plumb")
 
 std::string overlay_folder() { return state_root() + "/overlays"; }
 
+std::string snapshot_folder() { return state_root() + "/snapshots"; }
+
+std::string template_folder() { return state_root() + "/templates"; }
+
+std::string disk_journal_folder() { return state_root() + "/disks"; }
+
+std::string generation_folder() { return state_root() + "/generations"; }
+
 Result<UniqueFd> lock_runtime_folder(const std::string& vm_name) {
   const RuntimePaths paths(vm_name);
   TRY(make_folders(paths.folder, 0700));

@@ -43,6 +43,13 @@ struct RuntimePaths {
   std::string log;     // of a detached VM
 };
 
+// Of the records of snapshots and of templates, with their journals, of the journals of new disks,
+// and of generation ids.
+std::string snapshot_folder();
+std::string template_folder();
+std::string disk_journal_folder();
+std::string generation_folder();
+
 // Makes the folder (mode 0700) and takes its lock, for the life of the descriptor. Error kLocked
 // with the holder's pid when the VM runs already.
 Result<UniqueFd> lock_runtime_folder(const std::string& vm_name);

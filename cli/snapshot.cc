@@ -1,4 +1,4 @@
-// plumb snapshot create, list, show, delete, recover.
+// plumb snapshot create, list, show, revert, delete, recover.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -7,6 +7,7 @@
 #include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/size.h"
 #include "base/text.h"
@@ -19,6 +20,7 @@
 #include "cli/snapshot_hooks.h"
 #include "cli/vm_client.h"
 #include "snapshot/recovery.h"
+#include "snapshot/revert.h"
 
 namespace plumb {
 namespace {
@@ -41,6 +43,26 @@ Result<UniqueFd> connect_to_lease(const std::string& vm_name) {
   return connect_unix(RuntimePaths(vm_name).lease, SOCK_SEQPACKET);
 }
 
+Result<> check_stopped(const std::string& vm) {
+  const pid_t pid = running_pid(vm);
+  if (pid == 0) return {};
+  return make_error(ErrorKind::kLocked,
+                    "VM '{}' runs, as pid {}, and its disks cannot be put back under it; end it "
+                    "first (`plumb stop {}`)",
+                    vm, pid, vm);
+}
+
+// What a hook is told.
+Json hook_input(const RevertPlan& plan) {
+  Json vms = Json::array();
+  Json disks = Json::array();
+  for (const SnapshotMember& member : plan.members) vms.push_back(member.vm);
+  for (const RevertDisk& disk : plan.disks) {
+    if (!disk.read_only) disks.push_back({{"vm", disk.vm}, {"disk", disk.identity}});
+  }
+  return {{"vms", vms}, {"to", plan.to}, {"kept", plan.kept}, {"disks", disks}};
+}
+
 // Whether all is clean.
 bool tell(const std::vector<Recovered>& all) {
   for (const Recovered& one : all) fmt::print(stderr, "plumb: {}\n", printable(one.sentence));
@@ -53,7 +75,7 @@ struct Snapshots {
   ArraySet arrays;
 
   static Result<Snapshots> open() {
-    SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/snapshots"));
+    SnapshotStore store = TRY(SnapshotStore::open(snapshot_folder()));
     ArraySet arrays = TRY(configured_array_set());
     return Snapshots{std::move(store), std::move(arrays)};
   }
@@ -74,17 +96,33 @@ struct Snapshots {
     }
     if (!options.hooks.empty()) {
       config.hook = [folder = options.hooks](const char* phase, const SnapshotPlan& plan) {
-        return run_snapshot_hook(folder, phase, plan, kHookTimeoutMs);
+        return run_snapshot_hook(folder, phase, plan.id, journal_of(plan), kHookTimeoutMs);
       };
     }
     return Coordinator(std::move(config));
   }
 
-  // Before anything else is done. Returns whether all could be removed.
+  Reverter reverter(const std::string& hooks = "") {
+    Reverter::Config config{.store = &store,
+                            .arrays = &arrays,
+                            .generations = generation_folder(),
+                            .check_stopped = check_stopped,
+                            .hook = {},
+                            .interrupted = [] { return stopped_by != 0; }};
+    if (!hooks.empty()) {
+      config.hook = [hooks](const char* phase, const RevertPlan& plan) {
+        return run_snapshot_hook(hooks, phase, plan.to, hook_input(plan), kHookTimeoutMs);
+      };
+    }
+    return Reverter(std::move(config));
+  }
+
+  // Before anything else is done. Returns whether all could be removed, or finished.
   bool recover() {
     // Guests first: they wait.
     const bool going_on = tell(recover_libvirt_guests());
-    return tell(plumb::recover(store, arrays)) && going_on;
+    const bool removed = tell(plumb::recover(store, arrays));
+    return tell(reverter().recover()) && removed && going_on;
   }
 };
 
@@ -252,9 +290,47 @@ Result<ExitCode> delete_snapshots(const std::vector<std::string>& ids) {
   return kExitOk;
 }
 
+Result<ExitCode> revert_to_snapshot(const SnapshotRevertOptions& options) {
+  await_signals();
+  Snapshots snapshots = TRY(Snapshots::open());
+  const RevertRequest request{options.id, options.vm, options.disks, options.discard_present};
+  if (options.dry_run) {
+    const RevertPlan plan = TRY(snapshots.reverter().plan(request));
+    for (const std::string& line : describe(plan)) fmt::print("{}\n", printable(line));
+    return kExitOk;
+  }
+  snapshots.recover();
+  Result<RevertOutcome> outcome = snapshots.reverter(options.hooks).revert(request);
+  if (!outcome && stopped_by != 0 && outcome.error().message == kInterrupted) {
+    fmt::print(stderr, "plumb: interrupted; nothing was changed\n");
+    return static_cast<ExitCode>(kExitSignal + stopped_by);
+  }
+  if (!outcome) return std::move(outcome).error();
+  const RevertJournal& done = outcome->done;
+  if (options.json) {
+    Json vms = Json::array();
+    for (const RevertJournal::Vm& vm : done.vms) {
+      vms.push_back({{"vm", vm.name}, {"generation_id", vm.generation.id}});
+    }
+    print_json(
+        {{"to", done.to}, {"kept", done.kept}, {"vms", vms}, {"warnings", outcome->warnings}});
+  } else if (::isatty(STDOUT_FILENO) != 0 && !done.kept.empty()) {
+    fmt::print("the state before is kept as {}\n", done.kept);
+  }
+  for (const std::string& one : outcome->warnings) {
+    fmt::print(stderr, "plumb: {}\n", printable(one));
+  }
+  return outcome->warnings.empty() ? kExitOk : kExitWeaker;
+}
+
 Result<ExitCode> recover_snapshots() {
   Snapshots snapshots = TRY(Snapshots::open());
-  const bool clean = snapshots.recover();
+  bool clean = snapshots.recover();
+  for (const auto& [folder, what] :
+       {std::pair{template_folder(), "template"}, std::pair{disk_journal_folder(), "disk"}}) {
+    const SnapshotStore store = TRY(SnapshotStore::open(folder, what));
+    clean = tell(plumb::recover(store, snapshots.arrays)) && clean;
+  }
   TRY(snapshots.arrays.overlays()->tidy());
   return clean ? kExitOk : kExitFailed;
 }

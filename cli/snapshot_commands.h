@@ -32,6 +32,17 @@ Result<ExitCode> delete_snapshots(const std::vector<std::string>& ids);
 // Shows a disk ("ID/DISK", or of a group "ID/VM/DISK") to this host, read-only, and prints where.
 Result<ExitCode> map_snapshot(const std::string& disk_name, bool json);
 Result<ExitCode> unmap_snapshot(const std::string& disk_name);
+struct SnapshotRevertOptions {
+  std::string id;
+  std::string vm;                  // of a group's; "" for all
+  std::vector<std::string> disks;  // empty for all
+  std::string hooks;               // a folder; "" for none
+  bool discard_present = false;
+  bool dry_run = false;
+  bool json = false;
+};
+// kExitWeaker when a hook failed after the disks were restored.
+Result<ExitCode> revert_to_snapshot(const SnapshotRevertOptions& options);
 // kExitFailed when something is left that cannot be removed now.
 Result<ExitCode> recover_snapshots();
 

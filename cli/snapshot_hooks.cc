@@ -2,21 +2,25 @@
 
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/program.h"
 
 namespace plumb {
 
-Result<> run_snapshot_hook(const std::string& folder, const char* phase, const SnapshotPlan& plan,
-                           unsigned timeout_ms) {
+Result<> run_snapshot_hook(const std::string& folder, const char* phase, const std::string& id,
+                           const nlohmann::json& journal, unsigned timeout_ms) {
   const std::string program = folder + "/" + phase;
   if (::access(program.c_str(), F_OK) != 0) return {};
   std::string vms;
-  for (const PlannedMember& member : plan.members) vms += (vms.empty() ? "" : " ") + member.vm;
+  for (const nlohmann::json& vm : journal.at("vms")) {
+    vms += (vms.empty() ? "" : " ") + vm.get<std::string>();
+  }
   const Result<ProgramAnswer> answer =
       run_program({.program = program,
                    .arguments = {},
-                   .input = journal_of(plan).dump() + "\n",
-                   .environment = {std::string("PLUMB_PHASE=") + phase, "PLUMB_SNAPSHOT=" + plan.id,
+                   .input = journal.dump() + "\n",
+                   .environment = {std::string("PLUMB_PHASE=") + phase, "PLUMB_SNAPSHOT=" + id,
                                    "PLUMB_VMS=" + vms},
                    .timeout_ms = timeout_ms});
   if (!answer.ok()) return failed("hook {}: {}", program, Result(answer).error().message);

@@ -1,5 +1,5 @@
-// plumb-snapshot: `plumb snapshot`, `plumb template` and `plumb array`; started by plumb, which
-// stands beside it.
+// plumb-snapshot: `plumb snapshot`, `plumb template` and `plumb array`, `plumb create`, and of
+// `plumb disk` what makes disks in arrays; started by plumb, which stands beside it.
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -16,6 +16,7 @@ namespace {
 
 struct Arguments {
   SnapshotCreateOptions create;
+  SnapshotRevertOptions revert;
   std::string vm;
   std::string id;
   std::vector<std::string> ids;
@@ -24,6 +25,7 @@ struct Arguments {
   TemplateCreateOptions make;
   TemplateDeployOptions deploy;
   TemplateImportOptions import;
+  ArrayDiskOptions disk;
   bool json = false;
 };
 
@@ -73,6 +75,24 @@ void add_create(CLI::App& group, Arguments& args, Action& action) {
   create->callback([&] { action = [&args] { return create_snapshot(args.create); }; });
 }
 
+void add_revert(CLI::App& group, Arguments& args, Action& action) {
+  SnapshotRevertOptions& options = args.revert;
+  CLI::App* revert = add_command(
+      group, "revert", "put the disks of a VM that does not run back to a snapshot",
+      "plumb snapshot revert db1-20261122-190705\n"
+      "The present state is kept first, as a snapshot. Exit: 11 a VM has the disks, 14 the array\n"
+      "failed, and the message says whether anything was changed.");
+  revert->add_option("id", options.id, "the snapshot's id")->required();
+  revert->add_option("--vm", options.vm, "only this VM of a group's snapshot");
+  revert->add_option("--disk", options.disks, "only this disk; may be repeated");
+  revert->add_flag("--discard-present", options.discard_present,
+                   "do not keep the present state: it is lost");
+  revert->add_option("--hooks", options.hooks, "folder of programs to run at each step");
+  revert->add_flag("--dry-run", options.dry_run, "only show what would be done");
+  revert->add_flag("--json", options.json, "print JSON");
+  revert->callback([&] { action = [&args] { return revert_to_snapshot(args.revert); }; });
+}
+
 void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* group =
       app.add_subcommand("snapshot", "copies of all disks of a VM, or of several, at one instant");
@@ -90,6 +110,8 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   show->add_flag("--json", args.json, "print JSON");
   show->callback([&] { action = [&args] { return show_snapshot(args.id, args.json); }; });
 
+  add_revert(*group, args, action);
+
   CLI::App* remove = add_command(*group, "delete", "delete snapshots, in any order",
                                  "plumb snapshot delete db1-20261122-190705");
   remove->add_option("ids", args.ids, "the snapshots' ids")->required();
@@ -106,7 +128,7 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
   unmap->add_option("disk", args.id, "ID/DISK, or ID/VM/DISK of a group")->required();
   unmap->callback([&] { action = [&args] { return unmap_snapshot(args.id); }; });
 
-  add_command(*group, "recover", "remove what commands that were cut short have left",
+  add_command(*group, "recover", "remove or finish what commands that were cut short have left",
               "plumb snapshot recover    (the other commands of snapshots do it too)")
       ->callback([&] { action = [] { return recover_snapshots(); }; });
 }
@@ -167,6 +189,41 @@ void add_template_commands(CLI::App& app, Arguments& args, Action& action) {
   remove->callback([&] { action = [&args] { return delete_templates(args.ids); }; });
 }
 
+// The same as `template deploy`, as one creates VMs.
+void add_create_vm(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* create =
+      add_command(app, "create", "make a VM of a template, as `plumb template deploy` does",
+                  "plumb create web3 --from-template debian12 --tap tap3 && plumb run web3.toml");
+  create->add_option("name", args.deploy.vm, "name of the new VM")->required();
+  create->add_option("--from-template", args.deploy.name, "name of the template")->required();
+  create->add_option("--file", args.deploy.file, "the definition to write (default NAME.toml)");
+  create->add_option("--tap", args.deploy.taps, "tap interface, in the order of the template's");
+  create->callback([&] { action = [&args] { return deploy_template(args.deploy); }; });
+}
+
+void add_disk_commands(CLI::App& app, Arguments& args, Action& action) {
+  ArrayDiskOptions& options = args.disk;
+  CLI::App* group = app.add_subcommand("disk", "disks made in an array");
+  CLI::App* create = add_command(
+      *group, "create", "make a disk in an array, and print what a VM's definition says",
+      "plumb disk create db1-data 100G --array san1\n"
+      "Exit: 14 the array failed, or makes no volumes; nothing is left then.");
+  create->add_option("name", options.name, "its name: small letters, digits and '-'")->required();
+  create->add_option("size", options.size, "size, e.g. 100G")->required();
+  create->add_option("--array", options.array, "array of plumb.toml, or reflink:FOLDER")
+      ->required();
+  create->add_flag("--json", options.json, "print JSON");
+  create->callback([&] { action = [&args] { return create_disk(args.disk); }; });
+
+  CLI::App* remove = add_command(*group, "delete", "delete a disk that plumb made in an array",
+                                 "plumb disk delete db1-data --array san1\n"
+                                 "Exit: 11 a VM has it, or a snapshot or template needs it.");
+  remove->add_option("name", options.name, "its name")->required();
+  remove->add_option("--array", options.array, "array of plumb.toml, or reflink:FOLDER")
+      ->required();
+  remove->callback([&] { action = [&args] { return delete_disk(args.disk); }; });
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"plumb snapshot, template, array: copies of VMs' disks, made by what stores them"};
   app.set_version_flag("--version", "plumb " PLUMB_VERSION);
@@ -175,7 +232,9 @@ int run(int argc, char** argv) {
   add_snapshot_commands(app, arguments, action);
   add_array_commands(app, arguments, action);
   add_template_commands(app, arguments, action);
-  return run_command_line(app, {"array", "snapshot", "template"}, action, argc, argv);
+  add_create_vm(app, arguments, action);
+  add_disk_commands(app, arguments, action);
+  return run_command_line(app, {"array", "disk", "snapshot", "template"}, action, argc, argv);
 }
 
 }  // namespace

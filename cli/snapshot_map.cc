@@ -32,7 +32,7 @@ Result<SnapshotDisk> find_disk(const std::string& text) {
     return usage_error("'{}' names no disk of a snapshot; write ID/DISK, or ID/VM/DISK of a group",
                        text);
   }
-  const SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/snapshots"));
+  const SnapshotStore store = TRY(SnapshotStore::open(snapshot_folder()));
   const SnapshotSet set = TRY(store.get(parts.front()));
   if (parts.size() == 2 && set.members.size() > 1) {
     return usage_error("snapshot {} is of {} VMs; write {}/VM/{}", set.id, set.members.size(),

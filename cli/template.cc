@@ -31,7 +31,7 @@ struct TemplateRoom {
   Templates templates() { return {store, arrays}; }
 
   static Result<TemplateRoom> open() {
-    SnapshotStore store = TRY(SnapshotStore::open(state_root() + "/templates", "template"));
+    SnapshotStore store = TRY(SnapshotStore::open(template_folder(), "template"));
     ArraySet arrays = TRY(configured_array_set());
     TemplateRoom room{std::move(store), std::move(arrays)};
     for (const Recovered& one : recover(room.store, room.arrays)) {
@@ -116,7 +116,7 @@ Result<> write_stream(const SnapshotSet& set, const std::vector<MappedVolume>& d
 Result<ExitCode> create_template(const TemplateCreateOptions& options) {
   TRY(check_name(options.name));
   TemplateRoom room = TRY(TemplateRoom::open());
-  const SnapshotStore snapshots = TRY(SnapshotStore::open(state_root() + "/snapshots"));
+  const SnapshotStore snapshots = TRY(SnapshotStore::open(snapshot_folder()));
   const SnapshotSet from = TRY(snapshots.get(options.snapshot));
   const SnapshotMember* member = TRY(member_of(from, options.vm));
   if (member->definition.contains("libvirt")) {

@@ -34,6 +34,7 @@
 #include "snapshot/agent_freezer.h"
 #include "snapshot/freeze_journal.h"
 #include "snapshot/freeze_lease.h"
+#include "snapshot/generation.h"
 #include "vmm/boot/loader.h"
 #include "vmm/char_hub.h"
 #include "vmm/control_api.h"
@@ -107,7 +108,7 @@ class VmProcess {
   nlohmann::json status() const;
   nlohmann::json what_is_copied() const;
 
-  const VmDefinition definition_;
+  VmDefinition definition_;
   const bool foreground_;
   const EngineDecorator decorate_;  // of the disks' engines
   std::optional<RawTerminal> terminal_;
@@ -186,6 +187,9 @@ Result<> VmProcess::open_host_parts() {
   kvm_.emplace(TRY(Kvm::open()));
   boot_files_ = TRY(open_boot_files(definition_.kernel, definition_.initrd));
   sources_ = TRY(open_sources(definition_.disks));
+  // Once the disks are ours: no revert changes it any more.
+  definition_.generation_id =
+      TRY(generation_in_effect(generation_folder(), definition_.uuid, definition_.generation_id));
   freeze_journal_ = TRY(FreezeJournal::open(RuntimePaths(definition_.name).freeze));
   for (const NetDefinition& net : definition_.nets) taps_.push_back(TRY(open_tap(net.tap)));
   return {};

@@ -4,6 +4,8 @@
 #include <map>
 #include <utility>
 
+#include "snapshot/recovery.h"
+#include "snapshot/revert_journal.h"
 #include "snapshot/snapshot_run.h"
 
 namespace plumb {
@@ -20,15 +22,15 @@ Result<SnapshotOutcome> Coordinator::take(const SnapshotRequest& request) {
 
 Result<> Coordinator::remove(const std::string& id) {
   const SnapshotSet set = TRY(config_.store->get(id));
-  for (const SnapshotMember& member : set.members) {
-    for (const SnapshotDisk& disk : member.disks) {
-      ArrayProvider* array = TRY(config_.arrays->get(disk.array));
-      if (Result<> removed = array->remove(disk.snapshot_id); !removed) {
-        return array_error(std::move(removed).error());
-      }
-    }
+  for (const RevertJournal& revert : TRY(unfinished_reverts(config_.store->journals()))) {
+    if (revert.to != id) continue;
+    return make_error(
+        ErrorKind::kLocked,
+        "a revert to snapshot {} is not finished, and needs it; finish it with `plumb "
+        "snapshot recover`",
+        id);
   }
-  return config_.store->remove(id);
+  return remove_recorded(*config_.store, *config_.arrays, set);
 }
 
 }  // namespace plumb

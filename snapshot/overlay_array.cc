@@ -15,6 +15,8 @@
 #include "base/file.h"
 #include "blockdev/file_facts.h"
 #include "blockdev/file_lock.h"
+#include "blockdev/image_file.h"
+#include "rdm/claim.h"
 #include "rdm/lun_resolver.h"
 #include "snapshot/arrays/array_names.h"
 
@@ -49,6 +51,15 @@ Result<UniqueFd> open_disk(const std::string& disk) {
   const LunResolver resolver;
   const LunId id = TRY(LunId::parse(disk));
   return open_file("LUN", resolver.device_path(TRY(resolver.resolve(id))), O_RDONLY);
+}
+
+// The disk itself, for writing, which nobody else may have.
+Result<UniqueFd> take_disk(const std::string& disk) {
+  if (disk.starts_with('/')) return open_image_file({.path = disk});
+  const LunResolver resolver;
+  // The VM that has used it was allowed to, by whatever identity.
+  return std::move(
+      TRY(claim_lun(resolver, TRY(LunId::parse(disk)), {.allow_weak_identity = true})).fd);
 }
 
 bool is_zero(std::span<const std::byte> bytes) {
@@ -215,9 +226,14 @@ Result<ArrayVolume> OverlayArray::create(const std::string& name, uint64_t size_
   return finish_image(name, image.get(), size_bytes);
 }
 
-Result<> OverlayArray::restore(const std::string& snapshot_id, const std::string&) {
-  return failed("snapshot {} cannot be put back in place; make a template of it, and deploy that",
-                snapshot_id);
+Result<> OverlayArray::restore(const std::string& snapshot_id, const std::string& volume_id) {
+  const SnapshotName snapshot = TRY(parse_snapshot_id(snapshot_id));
+  if (snapshot.disk != volume_id) {
+    return failed("{} is no snapshot of {}", snapshot_id, volume_id);
+  }
+  UniqueFd disk = TRY(take_disk(volume_id));
+  const OverlayStore::Changes nobody_deletes = TRY(store_.change(volume_id));
+  return store_.restore(volume_id, snapshot.name, std::move(disk));
 }
 
 Result<MappedVolume> OverlayArray::map(const std::string& id) {
@@ -240,6 +256,12 @@ Result<> OverlayArray::remove(const std::string& id) {
   OverlayStore::Changes changes = TRY(store_.change(snapshot.disk));
   return changes.remove(snapshot.name,
                         [&](const std::string& uuid) { return vms_.let_go(snapshot.disk, uuid); });
+}
+
+Result<> OverlayArray::keep_at_rest(const Kept& kept, int disk_fd) const {
+  UniqueFd overlay(::fcntl(kept.overlay.get(), F_DUPFD_CLOEXEC, 0));
+  if (!overlay) return os_error(errno, "the overlay of {} cannot be used", kept.disk);
+  return store_.keep_at_rest(kept.disk, disk_fd, std::move(overlay));
 }
 
 Result<> OverlayArray::tidy() {

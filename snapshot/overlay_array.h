@@ -3,8 +3,9 @@
 //
 // A volume is a disk of a VM, by what it is: an image's absolute path, or a LUN's WWN; a snapshot's
 // id is "NAME of DISK". Such a snapshot has no path of its own, and is not mapped: clone() copies
-// it. Volumes made here are images in FOLDER/volumes. A snapshot of one of those, for a template,
-// is the image itself under another name, and the image is read-only from then on.
+// it. restore() is for a disk that no VM has: it writes back what was overwritten. Volumes made
+// here are images in FOLDER/volumes. A snapshot of one of those, for a template, is the image
+// itself under another name, and the image is read-only from then on.
 #pragma once
 
 #include <functional>
@@ -39,11 +40,14 @@ class OverlayArray final : public ArrayProvider {
   // Takes away what was deleted and was still needed then (OverlayStore::Changes::tidy).
   Result<> tidy();
 
+  // Vms::keep of a disk that no VM has; `disk_fd`: open, and locked by the caller.
+  Result<> keep_at_rest(const Kept& kept, int disk_fd) const;
+
   // Of whoever holds leases on the VMs; the former ones are returned.
   Vms exchange_vms(Vms vms) { return std::exchange(vms_, std::move(vms)); }
 
   const std::string& name() const override { return name_; }
-  Abilities abilities() const override { return {.provisions = true}; }
+  Abilities abilities() const override { return {.provisions = true, .claims = true}; }
   Result<std::optional<ArrayVolume>> find(const DiskMedium& medium) override;
   Result<std::unique_ptr<PreparedSnapshot>> prepare(
       std::span<const SnapshotRequest> requests) override;

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/uuid.h"
+#include "blockdev/cow_restore.h"
 #include "blockdev/file_lock.h"
 
 namespace plumb {
@@ -222,6 +223,49 @@ Result<std::unique_ptr<CowReader>> OverlayStore::read(const std::string& disk,
     return std::unique_ptr<CowFile>(TRY(open_overlay(next->path, O_RDONLY)));
   };
   return CowReader::open(std::move(config));
+}
+
+// As a VM does it (begin_cow): the overlay before is sealed, unless it is not whole any more.
+Result<> OverlayStore::keep_at_rest(const std::string& disk, int base_fd, UniqueFd overlay) const {
+  const CowBaseStamp now = TRY(stamp_cow_base(base_fd, disk));
+  const std::vector<Overlay> chain = TRY(this->chain(disk));
+  if (chain.size() > 1) {
+    const Overlay& before = chain[chain.size() - 2];
+    if (TRY(is_used(before))) return failed("a VM keeps the snapshots of {}", disk);
+    const auto file = TRY(open_overlay(before.path, O_RDWR));
+    const CowOverlay content = TRY(load_cow_overlay(*file));
+    Result<> unchanged = check_cow_base(content, now);
+    if (!unchanged) TRY(break_cow_overlay(*file, unchanged.error().message));
+    if (unchanged && content.state.condition != CowCondition::kBroken) {
+      TRY(leave_cow_overlay(*file, CowCondition::kSealed));
+    }
+  }
+  const auto file = TRY(CowFdFile::open(std::move(overlay), "the new overlay of " + disk));
+  return leave_cow_overlay(*file, CowCondition::kClean, now);
+}
+
+Result<> OverlayStore::restore(const std::string& disk, const std::string& name,
+                               UniqueFd base) const {
+  const std::vector<Overlay> now = TRY(chain(disk));
+  const auto own = std::ranges::find(now, name, &Overlay::name);
+  std::string why = "it is not there, or an overlay that it needs is lost";
+  UniqueFd newest;
+  if (own != now.end() && !own->deleted) {
+    newest =
+        TRY(open_for_vm(disk, base.get(), [&why](const std::string& reason) { why = reason; }));
+  }
+  if (!newest) return failed("snapshot {} of {} cannot be gone back to: {}", name, disk, why);
+  std::vector<std::unique_ptr<CowFile>> overlays;
+  for (auto one = own; one + 1 != now.end(); ++one) {
+    overlays.push_back(TRY(open_overlay(one->path, O_RDONLY)));
+  }
+  overlays.push_back(TRY(CowFdFile::open(std::move(newest), "overlay " + now.back().path)));
+  const auto file = TRY(CowFdFile::open(std::move(base), disk));
+  Result<> restored = restore_cow_snapshot(*file, overlays);
+  // Also after an error: what was overwritten until then is kept.
+  Result<> left = leave_cow_overlay(*overlays.back(), CowCondition::kClean,
+                                    TRY(stamp_cow_base(file->fd(), disk)));
+  return restored ? std::move(left) : std::move(restored);
 }
 
 Result<UniqueFd> OverlayStore::Changes::add(const std::string& name, uint64_t size_bytes) {

@@ -84,6 +84,14 @@ class OverlayStore {
   Result<std::unique_ptr<CowReader>> read(const std::string& disk, const std::string& name,
                                           UniqueFd base) const;
 
+  // For a disk that no VM has, by whoever has locked it; deletions are to be kept away (change()).
+  //
+  // What the disk is now becomes the content of the newest snapshot, which add() has just made.
+  Result<> keep_at_rest(const std::string& disk, int base_fd, UniqueFd overlay) const;
+  // The disk gets the content of a snapshot; all of them stay (restore_cow_snapshot()). `base`: for
+  // writing, with direct I/O.
+  Result<> restore(const std::string& disk, const std::string& name, UniqueFd base) const;
+
   const std::string& folder() const { return folder_; }
 
  private:

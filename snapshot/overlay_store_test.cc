@@ -260,6 +260,56 @@ TEST_CASE("overlay store: a disk that was changed without a VM loses its snapsho
   CHECK_FALSE(rig.store.read(rig.image.path(), Rig::name(0), rig.image.open(O_RDONLY)).ok());
 }
 
+// With the present state kept first, as a revert does it.
+TEST_CASE("overlay store: a disk at rest goes back to a snapshot, and every snapshot stays") {
+  const int to = GENERATE(0, 2, 3);
+  const bool ended = GENERATE(true, false);
+  CAPTURE(to, ended);
+  Rig rig;
+  {
+    Vm vm(rig.store, rig.image);
+    for (int i = 0; i < kSnapshots; ++i) rig.take(vm, i);
+    if (ended) vm.end();
+  }
+  const std::string path = rig.image.path();
+  {
+    OverlayStore::Changes changes = rig.store.change(path).value();
+    UniqueFd overlay = changes.add(Rig::name(kSnapshots), kBytes).value();
+    REQUIRE(rig.store.keep_at_rest(path, rig.image.open().get(), std::move(overlay)).ok());
+  }
+  for (int i = 0; i <= kSnapshots; ++i) rig.check_reads(i, kSnapshots);
+  // The second time finds it done.
+  for (int times = 0; times < 2; ++times) {
+    REQUIRE(rig.store.restore(path, Rig::name(to), rig.image.open()).ok());
+    for (int i = 0; i <= kSnapshots; ++i) rig.check_reads(i, kSnapshots);
+  }
+  // The next VM finds its disk as it was, and keeps snapshots on.
+  Vm vm(rig.store, rig.image);
+  CHECK(vm.lost.empty());
+  vm.write(9, 42);
+  OverlayStore::Changes changes = rig.store.change(path).value();
+  REQUIRE(vm.keep(changes.add("plumb-9", kBytes).value()).ok());
+  std::vector<int> wanted(10, 0);
+  std::iota(wanted.begin(), wanted.begin() + to, 100);
+  wanted[9] = 42;
+  CHECK(rig.read(9, 10) == wanted);
+  for (int i = 0; i <= kSnapshots; ++i) rig.check_reads(i, kSnapshots);
+}
+
+TEST_CASE("overlay store: a disk that was changed by others has no snapshot to go back to") {
+  Rig rig;
+  {
+    Vm vm(rig.store, rig.image);
+    rig.take(vm, 0);
+    vm.end();
+  }
+  CHECK_THAT(rig.store.restore(rig.image.path(), "plumb-7", rig.image.open()).error().message,
+             Catch::Contains("is not there"));
+  std::ofstream(rig.image.path(), std::ios::in | std::ios::out) << "changed";
+  CHECK_THAT(rig.store.restore(rig.image.path(), Rig::name(0), rig.image.open()).error().message,
+             Catch::Contains("cannot be gone back to") && Catch::Contains("was changed since"));
+}
+
 TEST_CASE("overlay store: a name is used once, and a path that is too long is said") {
   Rig rig;
   OverlayStore::Changes changes = rig.store.change(rig.image.path()).value();

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "snapshot/revert_journal.h"
+
 namespace plumb {
 namespace {
 
@@ -28,9 +30,22 @@ Result<> remove_made(ArraySet& arrays, const Json& journal) {
   return {};
 }
 
+Result<> remove_recorded(const SnapshotStore& store, ArraySet& arrays, const SnapshotSet& set) {
+  for (const SnapshotMember& member : set.members) {
+    for (const SnapshotDisk& disk : member.disks) {
+      ArrayProvider* array = TRY(arrays.get(disk.array));
+      if (Result<> removed = array->remove(disk.snapshot_id); !removed) {
+        return array_error(std::move(removed).error());
+      }
+    }
+  }
+  return store.remove(set.id);
+}
+
 std::vector<Recovered> recover(const SnapshotStore& store, ArraySet& arrays) {
   std::vector<Recovered> all;
   for (SnapshotJournal& journal : store.left_over()) {
+    if (is_revert(journal.content())) continue;
     const bool whole = is_whole(store, journal);
     Result<> undone = whole ? Result<>() : remove_made(arrays, journal.content());
     if (undone) undone = journal.remove();

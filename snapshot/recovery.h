@@ -17,8 +17,12 @@ struct Recovered {
   bool clean = false;  // nothing is left of it
 };
 
-// Of all commands that run no more. What cannot be removed now stays in its journal.
+// Of all commands that run no more, but for reverts, which are finished (revert.h). What cannot be
+// removed now stays in its journal.
 std::vector<Recovered> recover(const SnapshotStore& store, ArraySet& arrays);
+
+// Removes a snapshot that is recorded: its copies, those that are there, then the record.
+Result<> remove_recorded(const SnapshotStore& store, ArraySet& arrays, const SnapshotSet& set);
 
 // Removes the snapshots and volumes that a journal names, those that are there.
 Result<> remove_made(ArraySet& arrays, const nlohmann::json& journal);

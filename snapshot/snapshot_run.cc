@@ -97,13 +97,10 @@ Result<> SnapshotRun::open_member(Member& member) {
 
 Result<PlannedMember> SnapshotRun::plan_member(const Member& member, const Json& said) {
   PlannedMember planned{.vm = member.vm,
-                        .parent = "",
+                        .parent = config_.store->head_of(member.vm),
                         .definition = said.at("definition"),
                         .disks = {},
                         .left_out = said.value("left_out", std::vector<std::string>())};
-  for (const SnapshotSet& set : config_.store->list().sets) {
-    if (set.find(member.vm) != nullptr) planned.parent = set.id;
-  }
   for (const Json& medium : said.at("media")) {
     planned.disks.push_back(TRY(plan_disk(member.vm, medium)));
   }

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <ctime>
 #include <filesystem>
+#include <set>
 
 #include "base/file.h"
 
@@ -49,13 +50,6 @@ Result<SnapshotSet> read_record(const std::string& path, const std::string& id) 
   SnapshotSet set = TRY(set_from_json(Json::parse(text, nullptr, false), path));
   if (set.id != id) return failed("snapshot record {} is that of '{}'", path, set.id);
   return set;
-}
-
-bool is_still_at(int fd, const std::string& path) {
-  struct stat opened {};
-  struct stat named {};
-  return ::fstat(fd, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
-         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
 }
 
 Result<> remove_file(const std::string& path) {
@@ -115,6 +109,35 @@ std::string SnapshotStore::new_id(const std::string& name, Time now) const {
   return id;
 }
 
+std::string SnapshotStore::head_of(const std::string& vm) const {
+  std::string head;
+  std::set<std::string> before;
+  if (is_snapshot_id(vm)) {
+    const Result<std::string> text = read_file(revert_path(vm), kMaxRecordBytes);
+    const Json revert = text.ok() ? Json::parse(text.value(), nullptr, false) : Json();
+    const bool good = revert.is_object() && revert.contains("to") && revert["to"].is_string() &&
+                      revert.contains("before") && revert["before"].is_array();
+    for (const Json& id : good ? revert["before"] : Json::array()) {
+      if (id.is_string()) before.insert(id);
+    }
+    if (good) head = revert["to"];
+  }
+  for (const SnapshotSet& set : list().sets) {
+    if (set.find(vm) != nullptr && !before.contains(set.id)) head = set.id;
+  }
+  return head;
+}
+
+Result<> SnapshotStore::note_revert(const std::string& vm, const std::string& to) const {
+  ENSURE(is_snapshot_id(vm));
+  Json before = Json::array();
+  for (const SnapshotSet& set : list().sets) {
+    if (set.find(vm) != nullptr) before.push_back(set.id);
+  }
+  TRY(make_folders(folder_ + "/reverts", 0700));
+  return replace_file(revert_path(vm), Json{{"to", to}, {"before", before}}.dump(2) + "\n");
+}
+
 Result<SnapshotJournal> SnapshotStore::begin(const std::string& id, Json content) const {
   const std::string path = journal_path(id);
   UniqueFd fd = TRY(open_file("journal", path, O_RDWR | O_CREAT | O_NOFOLLOW));
@@ -146,7 +169,7 @@ Result<SnapshotJournal> SnapshotStore::begin_new(const std::string& name, Time n
 
 std::vector<SnapshotJournal> SnapshotStore::left_over() const {
   std::vector<SnapshotJournal> all;
-  for (const std::string& id : ids_in(folder_ + "/journals")) {
+  for (const std::string& id : ids_in(journals())) {
     const std::string path = journal_path(id);
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     if (!fd || ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) continue;

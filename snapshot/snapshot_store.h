@@ -2,6 +2,7 @@
 // in one folder.
 //
 // FOLDER/ID.json is a snapshot: it is there as soon as that file is, and no sooner.
+// FOLDER/reverts/VM.json says which snapshot a VM was put back to, and which it had then.
 // FOLDER/journals/ID.json says what a running command is about to make; its lock tells whether that
 // command still runs. Write order: docs/formats/snapshot.md.
 #pragma once
@@ -61,6 +62,12 @@ class SnapshotStore {
   // An id that nobody has: "NAME-20261122-190705", with a number behind it when there is one.
   std::string new_id(const std::string& name, std::chrono::system_clock::time_point now) const;
 
+  // The snapshot that a VM's disks follow now: the last one taken of it, or the one that it was put
+  // back to after that; "" for none. It may have been deleted.
+  std::string head_of(const std::string& vm) const;
+  // From now on that is `to`, until the next one is taken. Durable; may be repeated.
+  Result<> note_revert(const std::string& vm, const std::string& to) const;
+
   // Writes down what is about to be made; durable when this returns. Error kLocked when a command
   // that runs has that id.
   Result<SnapshotJournal> begin(const std::string& id, nlohmann::json content) const;
@@ -70,13 +77,15 @@ class SnapshotStore {
                                     const nlohmann::json& content) const;
   // The journals of commands that run no more, locked for the caller.
   std::vector<SnapshotJournal> left_over() const;
+  std::string journals() const { return folder_ + "/journals"; }
 
  private:
   SnapshotStore(std::string folder, std::string what)
       : folder_(std::move(folder)), what_(std::move(what)) {}
   std::string record_path(const std::string& id) const { return folder_ + "/" + id + ".json"; }
-  std::string journal_path(const std::string& id) const {
-    return folder_ + "/journals/" + id + ".json";
+  std::string journal_path(const std::string& id) const { return journals() + "/" + id + ".json"; }
+  std::string revert_path(const std::string& vm) const {
+    return folder_ + "/reverts/" + vm + ".json";
   }
 
   std::string folder_;

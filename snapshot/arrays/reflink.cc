@@ -230,7 +230,7 @@ class ReflinkArray final : public ArrayProvider {
   explicit ReflinkArray(Folder folder) : folder_(std::move(folder)) {}
 
   const std::string& name() const override { return folder_.array(); }
-  Abilities abilities() const override { return {.provisions = true}; }
+  Abilities abilities() const override { return {.provisions = true, .claims = true}; }
 
   Result<std::optional<ArrayVolume>> find(const DiskMedium& medium) override;
   Result<std::unique_ptr<PreparedSnapshot>> prepare(
@@ -344,6 +344,11 @@ Result<> ReflinkArray::restore(const std::string& snapshot_id, const std::string
   }
   const UniqueFd image = TRY(folder_.open_regular(relative, O_RDWR));
   TRY(lock_file(image.get(), fmt::format("array {}: image {}", name(), volume_id), true));
+  // Another restore may have put a clone in its place meanwhile, which a VM may have by now.
+  if (!is_still_at(image.get(), folder_.full(relative))) {
+    return make_error(ErrorKind::kLocked, "array {}: image {} was just replaced; try again", name(),
+                      volume_id);
+  }
   const std::string path = snapshot_path(snapshot) + std::string(kRestoring);
   TRY(folder_.remove(path));
   const UniqueFd file = folder_.try_open(path, O_RDWR | O_CREAT | O_EXCL, kImageMode);

@@ -277,7 +277,9 @@ class XcopyArray final : public ArrayProvider {
   XcopyArray(const XcopyConfig& config, const LunResolver& resolver) : mirror_(config, resolver) {}
 
   const std::string& name() const override { return mirror_.config().name; }
-  Abilities abilities() const override { return {.instant = false, .writable_snapshots = true}; }
+  Abilities abilities() const override {
+    return {.instant = false, .writable_snapshots = true, .claims = true};
+  }
 
   Result<std::optional<ArrayVolume>> find(const DiskMedium& medium) override;
   Result<std::unique_ptr<PreparedSnapshot>> prepare(

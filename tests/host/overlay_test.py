@@ -180,6 +180,69 @@ class OverlayTest(PlumbTest):
         self.assertEqual(self.overlays(), [], phase)
         self.assertEqual(list((self.folder / "state/snapshots/journals").iterdir()), [])
 
+    def test_going_back_leaves_every_snapshot_what_it_is(self):
+        kept = []
+        for how in ("kill", "kill -9", "kill"):
+            process = self.start_vm()
+            kept.append(self.take())
+            self.end_vm(process, how)
+        name, content = kept[1]
+        present = self.path.read_bytes()
+        made = json.loads(self.succeeds(self.plumb("snapshot", "revert", name, "--json")).stdout)
+        self.assertEqual(self.path.read_bytes(), content)
+        kept.append((made["kept"], present))
+        self.assert_reads(kept)
+        # The next VM goes on from there, with all its snapshots.
+        process = self.start_vm()
+        kept.append(self.take())
+        self.assert_reads(kept)
+        self.end_vm(process, "kill")
+        made = json.loads(self.succeeds(self.plumb("snapshot", "revert", kept[3][0], "--json")).stdout)
+        self.assertEqual(self.path.read_bytes(), present)
+        for at in (1, 3, 0, 2, 0):
+            name, _ = kept.pop(at if at < len(kept) else 0)
+            self.delete(name)
+            self.assert_reads(kept)
+        self.delete(made["kept"])
+        self.assertEqual(self.overlays(), [])
+        self.assertEqual(self.path.read_bytes(), present)
+
+    def test_going_back_is_cut_short_at_each_step(self):
+        process = self.start_vm()
+        kept = [self.take(), self.take()]
+        self.end_vm(process, "kill -9")
+        for phase in ("revert-planned", "revert-kept", "revert-journalled", "revert-restored", "revert-renewed"):
+            with self.subTest(phase):
+                present = self.path.read_bytes()
+                name, content = kept[0]
+                done = self.plumb("snapshot", "revert", name, *self.hook(phase, "kill -9 $PPID"))
+                self.assertEqual(done.returncode, -signal.SIGKILL)
+                self.plumb("snapshot", "recover")
+                late = phase not in ("revert-planned", "revert-kept")
+                self.assertEqual(self.path.read_bytes(), content if late else present)
+                for one in json.loads(self.plumb("snapshot", "list", "--json").stdout):
+                    if one["note"].startswith("before"):
+                        self.assert_reads([(one["id"], present)])
+                        self.delete(one["id"])
+                self.assert_reads(kept)
+                process = self.start_vm()
+                self.assert_writes_go_on()
+                self.end_vm(process, "kill")
+
+    def test_there_is_no_going_back_beyond_the_limit(self):
+        process = self.start_vm()
+        name, _ = self.take()
+        self.end_vm(process, "kill")
+        present = self.path.read_bytes()
+        pathlib.Path(self.environment["PLUMB_CONFIG"]).write_text('[copy-before-write]\nlimit = "256K"\n')
+        done = self.plumb("snapshot", "revert", name)
+        self.assert_refused(done, 14, "raise limit in [copy-before-write]", "nothing was changed")
+        self.assertEqual(self.path.read_bytes(), present)
+        os.remove(self.environment["PLUMB_CONFIG"])
+        self.assertEqual(len(self.overlays()), 1)
+        self.succeeds(self.plumb("snapshot", "revert", name, "--discard-present"))
+        self.assert_reads([(name, self.path.read_bytes())])
+
     def test_a_disk_that_comes_later_has_its_snapshots_with_it(self):
         process = self.start_vm()
         kept = [self.take()]
