@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cerrno>
@@ -64,6 +65,18 @@ TEST_CASE("folders are made with their parents, and a file in the way is named")
   Result<> blocked = make_folders(folder.path() + "/f");
   REQUIRE_FALSE(blocked.ok());
   CHECK(blocked.error().message.find("/f is in the way") != std::string::npos);
+}
+
+TEST_CASE("a file that another has taken the place of is not at its path any more") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/a";
+  REQUIRE(replace_file(path, "one").ok());
+  const UniqueFd fd = open_file("file", path, O_RDONLY).value();
+  CHECK(is_still_at(fd.get(), path));
+  REQUIRE(replace_file(path, "two").ok());
+  CHECK_FALSE(is_still_at(fd.get(), path));
+  REQUIRE(::unlink(path.c_str()) == 0);
+  CHECK_FALSE(is_still_at(fd.get(), path));
 }
 
 TEST_CASE("an open that fails says what, where and why") {

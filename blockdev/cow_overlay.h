@@ -52,8 +52,8 @@ Result<> check_cow_base(const CowOverlay& overlay, const CowBaseStamp& now);
 Result<CowOverlay> open_cow_overlay(CowFile& file, const std::string& disk,
                                     const CowBaseStamp& now);
 
-// Records, durably, how an overlay is left by who used it outside a VM: kSealed, or kClean with what
-// the disk is like now.
+// Records, durably, how an overlay is left by who used it outside a VM: kSealed, or kClean with
+// what the disk is like now.
 Result<> leave_cow_overlay(CowFile& file, CowCondition condition, const CowBaseStamp& now = {});
 
 // Marks an overlay broken, durably, for reasons found outside a VM.

@@ -73,8 +73,8 @@ Result<UniqueFd> open_image_file(const ImageFileConfig& config) {
   TRY(lock_file(fd.get(), "image " + path, !config.read_only));
   // A clone of a snapshot may have taken its place meanwhile, and has a lock of its own.
   if (!is_still_at(fd.get(), path)) {
-    return make_error(ErrorKind::kLocked,
-                      "image {} was just replaced by another file; try again", path);
+    return make_error(ErrorKind::kLocked, "image {} was just replaced by another file; try again",
+                      path);
   }
   // After the lock: until then another VM may have been resizing it.
   if (::fstat(fd.get(), &status) != 0) return os_error(errno, "image {} cannot be examined", path);

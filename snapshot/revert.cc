@@ -14,10 +14,17 @@ namespace {
 
 using Json = nlohmann::json;
 
+// A record's definition is whatever was written there; "" for what is no text.
+std::string text_at(const Json& object, const char* key) {
+  const auto found = object.is_object() ? object.find(key) : object.end();
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
 bool is_read_only(const SnapshotMember& member, const std::string& disk) {
-  const Json disks = member.definition.value("disks", Json::array());
-  return std::ranges::any_of(disks, [&](const Json& one) {
-    return one.is_object() && one.value("id", "") == disk && one.value("read_only", false);
+  const auto disks = member.definition.find("disks");
+  if (disks == member.definition.end()) return false;
+  return std::ranges::any_of(*disks, [&](const Json& one) {
+    return text_at(one, "id") == disk && one.contains("read_only") && one["read_only"] == true;
   });
 }
 
@@ -110,7 +117,7 @@ Result<RevertJournal::Vm> renewed(const SnapshotMember& member, const SnapshotSt
                                   const std::string& generations) {
   RevertJournal::Vm vm;
   vm.name = member.vm;
-  vm.uuid = TRY(Uuid::parse(member.definition.value("uuid", ""))).text();
+  vm.uuid = TRY(Uuid::parse(text_at(member.definition, "uuid"))).text();
   vm.generation.id = TRY(Uuid::random()).text();
   std::set<std::string> seen;
   if (const auto present = TRY(read_generation(generations, vm.uuid))) {
@@ -119,11 +126,11 @@ Result<RevertJournal::Vm> renewed(const SnapshotMember& member, const SnapshotSt
   }
   for (const SnapshotSet& set : store.list().sets) {
     for (const SnapshotMember& one : set.members) {
-      if (one.definition.value("uuid", "") != vm.uuid) continue;
-      seen.insert(one.definition.value("generation_id", ""));
+      if (text_at(one.definition, "uuid") != vm.uuid) continue;
+      const Result<Uuid> id = Uuid::parse(text_at(one.definition, "generation_id"));
+      if (id.ok()) seen.insert(id.value().text());
     }
   }
-  seen.erase("");
   vm.generation.in_place_of.assign(seen.begin(), seen.end());
   return vm;
 }

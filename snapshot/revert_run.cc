@@ -32,8 +32,10 @@ Json definition_of(const SnapshotMember& member, const SnapshotStore& store,
   if (!definition.contains("disks") || !definition["disks"].is_array()) return definition;
   Json kept = Json::array();
   for (const Json& disk : definition["disks"]) {
-    const std::string id = disk.is_object() ? disk.value("id", "") : "";
-    if (std::ranges::find(disks, id, &SnapshotDisk::id) != disks.end()) kept.push_back(disk);
+    const bool is_kept = std::ranges::any_of(disks, [&disk](const SnapshotDisk& one) {
+      return disk.is_object() && disk.contains("id") && disk["id"] == one.id;
+    });
+    if (is_kept) kept.push_back(disk);
   }
   definition["disks"] = kept;
   return definition;

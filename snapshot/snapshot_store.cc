@@ -129,7 +129,7 @@ std::string SnapshotStore::head_of(const std::string& vm) const {
 }
 
 Result<> SnapshotStore::note_revert(const std::string& vm, const std::string& to) const {
-  ENSURE(is_snapshot_id(vm));
+  if (!is_snapshot_id(vm)) return failed("'{}' cannot be the name of a VM's record", vm);
   Json before = Json::array();
   for (const SnapshotSet& set : list().sets) {
     if (set.find(vm) != nullptr) before.push_back(set.id);
