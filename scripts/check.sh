@@ -38,7 +38,7 @@ check_headers() {
 }
 
 check_shell() {
-  git ls-files '*.sh' .ci/run tests/lab/{run,prepare,machine,postgres-root} 'docs/hooks/fsfreeze-hook*' | sort -u | xargs shellcheck -x
+  git ls-files '*.sh' .ci/run tests/lab/{run,prepare,machine,postgres-root,ceph-node} 'docs/hooks/fsfreeze-hook*' | sort -u | xargs shellcheck -x
 }
 
 # A file past 600 lines, or a line past 100 columns, is usually two things under one name.
