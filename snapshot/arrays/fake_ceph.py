@@ -2,7 +2,7 @@
 """rbd(8) and ceph(8), as which it is called, over files in the folder where it is called from: what the provider rbd asks of
 them, with the answers and exit statuses of Ceph 16. The kernel's devices are beside them: sys/N/ and dev/rbdN.
 
-state.json is the pool; what is in "plant" goes wrong: {"COMMAND": EXIT STATUS}. Images that are "broken" cannot be opened;
+state.json is the pool; what is in "plant" goes wrong: {"COMMAND" or "COMMAND IMAGE": EXIT STATUS}. Images that are "broken" cannot be opened;
 a kernel has the lock of those that are "locked", and gives it away for a snapshot.
 """
 import errno
@@ -256,8 +256,9 @@ def run(state):
     command, options = parse(sys.argv[1:])
     with open(path("calls"), "a", encoding="utf-8") as calls:
         calls.write(" ".join([os.path.basename(sys.argv[0])] + sys.argv[1:]) + "\n")
-    if command in state.get("plant", {}):
-        refuse(state["plant"][command], "planted")
+    for planted in (command, f"{command} {options.get('image')}"):
+        if planted in state.get("plant", {}):
+            refuse(state["plant"][planted], "planted")
     if os.path.basename(sys.argv[0]) == "ceph":
         return ceph(state, command)
     unknown = set(options) - OPTIONS[command] - {"pool", "namespace", "place", "id", "keyring", "conf", "cluster"}

@@ -195,7 +195,8 @@ TEST_CASE("a take that fails leaves nothing, at any step") {
     TRY(prepared->finish());
     return {};
   };
-  for (const char* command : {"ls", "create", "snap create", "snap rename"}) {
+  for (const char* command : {"ls", "create", "create plumb.ceph.b", "snap create",
+                              "snap create db2", "snap rename", "snap rename db2"}) {
     CAPTURE(command);
     fixture.plant(command, ETIMEDOUT);
     refused(run(), *array);
