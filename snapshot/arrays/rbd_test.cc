@@ -98,13 +98,13 @@ RbdHealth health_of(const std::string& status, const json& checks) {
 
 }  // namespace
 
-TEST_CASE("a pool of Ceph is an array") {
+TEST_CASE("rbd: a pool of Ceph is an array") {
   CephFixture fixture;
   run_array_suite(fixture);
   CHECK(fixture.images() == kOnlyDisks);
 }
 
-TEST_CASE("a pool's namespace, and who asks, are said with every call") {
+TEST_CASE("rbd: a pool's namespace, and who asks, are said with every call") {
   CephFixture fixture;
   fixture.config.pool_namespace = "vms";
   fixture.config.id = "plumb";
@@ -124,7 +124,7 @@ TEST_CASE("a pool's namespace, and who asks, are said with every call") {
   }
 }
 
-TEST_CASE("a removed volume goes with the last that depends on it") {
+TEST_CASE("rbd: a removed volume goes with the last that depends on it") {
   CephFixture fixture;
   const auto array = fixture.open();
   const ArraySnapshot origin = snapshot_of(*array, fixture.disks()[0], "origin");
@@ -145,7 +145,7 @@ TEST_CASE("a removed volume goes with the last that depends on it") {
   CHECK(fixture.images() == kOnlyDisks);
 }
 
-TEST_CASE("what is cut short is not whole, and can be removed") {
+TEST_CASE("rbd: what is cut short is not whole, and can be removed") {
   CephFixture fixture;
   const auto array = fixture.open();
   const ArraySnapshot snapshot = snapshot_of(*array, fixture.disks()[0], "s");
@@ -184,7 +184,7 @@ TEST_CASE("what is cut short is not whole, and can be removed") {
   CHECK(array->list_volumes("").value().empty());
 }
 
-TEST_CASE("a take that fails leaves nothing, at any step") {
+TEST_CASE("rbd: a take that fails leaves nothing, at any step") {
   CephFixture fixture;
   const auto array = fixture.open();
   const Requests requests = {{volume_of(*array, fixture.disks()[0]), "a"},
@@ -209,7 +209,7 @@ TEST_CASE("a take that fails leaves nothing, at any step") {
   }
 }
 
-TEST_CASE("an image in use is not rolled back") {
+TEST_CASE("rbd: an image in use is not rolled back") {
   CephFixture fixture;
   const auto array = fixture.open();
   const ArrayVolume volume = good(array->create("v", kVolumeBytes));
@@ -226,7 +226,7 @@ TEST_CASE("an image in use is not rolled back") {
   CHECK(array->remove(volume.id).error().kind == ErrorKind::kLocked);
 }
 
-TEST_CASE("a kernel that keeps the lock of an image gives it away for a restore") {
+TEST_CASE("rbd: a kernel that keeps the lock of an image gives it away for a restore") {
   CephFixture fixture;
   const auto array = fixture.open();
   const ArraySnapshot snapshot = snapshot_of(*array, fixture.disks()[0], "s");
@@ -255,7 +255,7 @@ TEST_CASE("a kernel that keeps the lock of an image gives it away for a restore"
   CHECK(fixture.state()["images"]["db1"]["snapshots"].empty());
 }
 
-TEST_CASE("devices of another cluster, pool or namespace are not this array's") {
+TEST_CASE("rbd: devices of another cluster, pool or namespace are not this array's") {
   CephFixture fixture;
   const auto array = fixture.open();
   const ArraySnapshot snapshot = snapshot_of(*array, fixture.disks()[0], "s");
@@ -275,7 +275,7 @@ TEST_CASE("devices of another cluster, pool or namespace are not this array's") 
   CHECK(good(array->map(snapshot.id)).device == device);
 }
 
-TEST_CASE("a pool that takes no writes takes no snapshots") {
+TEST_CASE("rbd: a pool that takes no writes takes no snapshots") {
   CephFixture fixture;
   const auto array = fixture.open();
   const Requests requests = {{volume_of(*array, fixture.disks()[0]), "a"}};
