@@ -458,7 +458,8 @@ Result<> RbdArray::remove(const std::string& id) {
     return pool_.error(fmt::format("{} was not made here, and is not removed", found->name));
   }
   TRY(holds_name(*found) ? remove_snapshot(snapshot_of(all, *found)) : remove_volume(*found));
-  remove_gone();
+  const auto is_gone = [this](const RbdImage& image) { return made(image.name).gone; };
+  if (std::ranges::any_of(all, is_gone)) remove_gone();
   return {};
 }
 
