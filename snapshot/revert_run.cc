@@ -20,6 +20,14 @@ bool is_on_this_host(const LunResolver& resolver, const LunId& id) {
   return std::ranges::find(luns, id, &Lun::id) != luns.end();
 }
 
+// Where a recorded LUN is now, by which its array may know it; "" when it is not on this host.
+Result<std::string> device_now(const std::string& wwn) {
+  const LunResolver resolver;
+  const LunId id = TRY(LunId::parse(wwn));
+  if (!is_on_this_host(resolver, id)) return std::string();
+  return resolver.device_path(TRY(resolver.resolve(id)));
+}
+
 // The definition that is known last, with the disks that are kept and no others: what is made of
 // the snapshot has no disk of somebody else's.
 Json definition_of(const SnapshotMember& member, const SnapshotStore& store,
@@ -44,6 +52,7 @@ Json definition_of(const SnapshotMember& member, const SnapshotStore& store,
 Result<PlannedDisk> planned(const RevertDisk& disk, ArraySet& arrays, const std::string& unique) {
   ArrayProvider* array = TRY(arrays.get(disk.disk.array));
   DiskMedium medium = disk.disk.source;
+  if (!medium.wwn.empty()) medium.device = TRY(device_now(medium.wwn));
   Result<std::optional<ArrayVolume>> volume = array->find(medium);
   if (!volume) return array_error(std::move(volume).error());
   if (!*volume || (*volume)->id != disk.disk.volume_id) {

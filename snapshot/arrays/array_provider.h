@@ -82,7 +82,7 @@ class ArrayProvider {
     bool instant = true;      // else finish() copies, and the volumes may not change until it ends
     bool provisions = false;  // create() makes volumes
     bool writable_snapshots = false;  // a snapshot can be mapped for writing without a clone
-    bool claims = false;  // restore() locks or claims the disk itself, which must be free for it
+    bool claims = false;  // restore() wants the disk free: it claims it itself, or sees that it is
   };
   struct SnapshotRequest {
     ArrayVolume volume;

@@ -151,7 +151,8 @@ class LvmThinArray final : public ArrayProvider {
   explicit LvmThinArray(const LvmThinConfig& config) : lvm_(config) {}
 
   const std::string& name() const override { return lvm_.config().name; }
-  Abilities abilities() const override { return {.provisions = true}; }
+  // LVM restores only what nobody has open.
+  Abilities abilities() const override { return {.provisions = true, .claims = true}; }
 
   Result<std::optional<ArrayVolume>> find(const DiskMedium& medium) override;
   Result<std::unique_ptr<PreparedSnapshot>> prepare(

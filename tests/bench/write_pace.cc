@@ -105,8 +105,10 @@ Result<std::vector<Record>> read_trace(const std::string& path) {
 Result<> print_trace(std::string_view what, const std::string& path, uint64_t first) {
   std::vector<Record> all = TRY(read_trace(path));
   std::ranges::sort(all, {}, &Record::number);
-  if (what == "last") fmt::print("{}\n", all.empty() ? 0 : all.back().number);
-  if (what == "last") return {};
+  if (what == "last") {
+    fmt::print("{}\n", all.empty() ? 0 : all.back().number);
+    return {};
+  }
   for (const Record& record : all) {
     if (record.number >= first) fmt::print("{} {}\n", record.number, record.took_us);
   }

@@ -35,11 +35,27 @@ check "the suite of arrays" array-conformance --sees-use "$work/plumb.toml" lvm 
 read -r uuid < <(dmsetup info -c --noheadings -o uuid vg0-vol1)
 check "a volume is a LUN to VMs" plumb lun show "dm.$uuid"
 check "not so what LVM has inside" eval "! plumb lun list | grep -E 'tpool|tdata|tmeta'"
+# A VM whose disk is one, a snapshot of it, and back: the array restores what the revert has claimed.
+export PLUMB_STATE_DIR=$work/state PLUMB_CONFIG=$work/plumb.toml
+echo earlier | dd of=/dev/vg0/vol1 conv=sync bs=4k oflag=direct status=none
 start_guest on-lvm --kernel "$(guest_elf)" --initrd "$(busybox_guest_initrd on-lvm <<'SCRIPT'
+exec >/dev/hvc0 2>&1
 echo "DISK $(cat /sys/block/vda/size)"
+while :; do sleep 60; done
 SCRIPT
-)" --cmdline "$quiet_cmdline" --lun "dm.$uuid"
+)" --cmdline "$quiet_cmdline" --console virtio --lun "dm.$uuid"
 expect_line "$logs/on-lvm.console" "^DISK 8192" 120
-guest_ends on-lvm 0 60
+plumb snapshot create on-lvm --quiesce crash --json >"$logs/created"
+[[ $(<"$logs/created") =~ \"id\":\"(on-lvm-[^\"]*)\" ]] && id=${BASH_REMATCH[1]}
+check_refused "a revert under a VM that runs" 11 "VM 'on-lvm' runs" plumb snapshot revert "$id"
+check "plumb kill" plumb kill on-lvm
+echo later | dd of=/dev/vg0/vol1 conv=sync bs=4k oflag=direct status=none
+check "plumb snapshot revert" plumb snapshot revert "$id"
+content() { dd if=/dev/vg0/vol1 bs=4k count=1 iflag=direct status=none | head -n 1; }
+same "the volume has" "$(content)" earlier
+kept=$(plumb snapshot list --json | grep -oE '"id":"on-lvm-[^"]*' | cut -d'"' -f4 | tail -n 1)
+check_refused "LVM merges no snapshot from before its last merge" 14 "nothing was changed" plumb snapshot revert "$kept"
+same "the volume has" "$(content)" earlier
+plumb snapshot list --json | grep -oE '"id":"on-lvm-[^"]*' | cut -d'"' -f4 | xargs plumb snapshot delete
 
 same "volumes left" "$(lvs --noheadings -o lv_name vg0 2>"$logs/lvs" | xargs)" "pool vol1 vol2 vol3"

@@ -38,7 +38,8 @@ start_pace() {
   shift 2
   rm -f "$work/$name-trace.img"
   plumb image create "$work/$name-trace.img" 4M
-  guest_programs "$name" write-pace
+  mkdir -p "$work/$name.fs/bin"
+  cp "$(command -v write-pace)" "$work/$name.fs/bin/" # static
   cat >"$work/$name.workload" <<END
 file=$file pause_ms=$pause_ms
 END
