@@ -5,6 +5,7 @@
 # dm-thin; then what writes cost with more and more snapshots kept. A line FIGURE and JSON each.
 . "$lab/agent-vm.sh"
 rounds=40 pause_ms=20
+limits=(--held-limit 120 --frozen-limit 120) # the machine is emulated
 export PLUMB_STATE_DIR=$work/state PLUMB_CONFIG=$work/plumb.toml
 modprobe dm_thin_pool
 export DM_DISABLE_UDEV=1 # there is none
@@ -68,7 +69,7 @@ freezes() {
   local round first seen during usual
   for round in $(seq "$rounds"); do
     first=$(($(last "$2") + 1))
-    during=$(window "$logs/created" plumb snapshot create "$2" --quiesce fs --require fs --json --note "$round")
+    during=$(window "$logs/created" plumb snapshot create "$2" --quiesce fs --require fs --json --note "$round" "${limits[@]}")
     writes_up_to "$2" $((first + 20))
     seen=$(took "$2" "$first" "$(last "$2")" | tr -d '[]' | tr , '\n' | sort -n | tail -n 1)
     usual=$(window /dev/null plumb snapshot create "$2" --quiesce fs --dry-run --json)
@@ -82,7 +83,7 @@ kept() {
   local count=0 wanted first
   for wanted in 0 1 10 30; do
     while [ $count -lt $wanted ]; do
-      plumb snapshot create "$2" --quiesce crash >/dev/null
+      plumb snapshot create "$2" --quiesce crash "${limits[@]}" >/dev/null
       count=$((count + 1))
     done
     first=$(($(last "$2") + 1))
