@@ -200,6 +200,12 @@ Result<std::string> user_of(const toml::node& value) {
   return usage_error("'{}' is no user's name", user);
 }
 
+Result<bool> yes_or_no(const toml::node& value) {
+  const auto* flag = value.as_boolean();
+  if (flag != nullptr) return flag->get();
+  return usage_error("write true or false");
+}
+
 template <unsigned kMost>
 Result<unsigned> number_of(const toml::node& value) {
   const auto* number = value.as_integer();
@@ -277,13 +283,21 @@ constexpr Key<Ontap> kOntapKeys[] = {
 
 using Hitachi = HitachiConfig;
 constexpr unsigned kMostPools = 1023;
+Result<bool> is_shadow_image(const toml::node& value) {
+  const std::string word = TRY(text_of(value));
+  constexpr std::string_view kShadowImage = "shadow-image";
+  if (word == kShadowImage || word == "thin-image") return word == kShadowImage;
+  return usage_error("unknown copy '{}'; write thin-image or shadow-image", word);
+}
 constexpr Key<Hitachi> kHitachiKeys[] = {
     {"address", set_address<Hitachi>, true},
     {"ca-file", set<&Hitachi::ca_file, path_of, Hitachi>},
     {"storage-id", set<&Hitachi::storage_id, array_word_of, Hitachi>},
     {"user", set<&Hitachi::user, user_of, Hitachi>, true},
     {"password-file", set<&Hitachi::password_file, path_of, Hitachi>, true},
-    {"snapshot-pool", set<&Hitachi::snapshot_pool, number_of<kMostPools>, Hitachi>, true},
+    {"snapshot-pool", set<&Hitachi::snapshot_pool, number_of<kMostPools>, Hitachi>},
+    {"copy", set<&Hitachi::shadow_image, is_shadow_image, Hitachi>},
+    {"keep-mirrors", set<&Hitachi::keep_mirrors, yes_or_no, Hitachi>},
     {"volume-pool", set<&Hitachi::volume_pool, number_of<kMostPools>, Hitachi>, true},
     {"host-groups", set<&Hitachi::host_groups, host_groups_of, Hitachi>, true},
     {"state", set<&Hitachi::state_path, path_of, Hitachi>},
@@ -367,6 +381,11 @@ Result<> check(const XcopyConfig& config) {
     return usage_error("the LUN {} is to be copied, and a spare to be overwritten", spare);
   }
   return {};
+}
+
+Result<> check(const HitachiConfig& config) {
+  if (config.shadow_image || config.snapshot_pool) return {};
+  return usage_error("the key 'snapshot-pool' is missing, where Thin Image keeps differences");
 }
 
 template <typename T, size_t N>

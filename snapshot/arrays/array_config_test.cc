@@ -115,7 +115,8 @@ TEST_CASE("plumb.toml says which arrays there are") {
   CHECK(equallogic.luns.at("naa.6090a018000000000000000000000001") == "db1");
   const auto& hitachi = std::get<HitachiConfig>(arrays[7]);
   CHECK(hitachi.storage_id == "886000123456");
-  CHECK(hitachi.snapshot_pool == 13);
+  CHECK(hitachi.snapshot_pool == 13U);
+  CHECK_FALSE(hitachi.shadow_image);
   REQUIRE(hitachi.host_groups.size() == 2);
   CHECK(hitachi.host_groups[0].port == "CL1-A");
   CHECK(hitachi.host_groups[0].number == 3);
@@ -184,6 +185,9 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
   const std::string xcopy = "[[array]]\nname = \"a\"\nprovider = \"xcopy\"\n";
   const std::string eql = "[[array]]\nname = \"a\"\nprovider = \"equallogic\"\n";
   const std::string hitachi = "[[array]]\nname = \"a\"\nprovider = \"hitachi\"\n";
+  const std::string hitachi_must =
+      "address = \"h\"\nuser = \"u\"\npassword-file = \"/p\"\nvolume-pool = 0\n"
+      "host-groups = [\"CL1-A,3\"]\n";
   const std::string rbd = "[[array]]\nname = \"a\"\nprovider = \"rbd\"\n";
   const std::string ontap = "[[array]]\nname = \"a\"\nprovider = \"ontap\"\n";
   const auto [text, reason] = GENERATE_COPY(table<std::string, const char*>({
@@ -211,6 +215,10 @@ TEST_CASE("an array that cannot be is refused with its line and what is near") {
       {rbd + "luns = { \"naa.60014051234abcd5000000000000000a\" = \"a@b\" }",
        "luns: 'a@b' is no name in Ceph"},
       {hitachi + "snapshot-pool = -1", "snapshot-pool: write a number from 0 to 1023"},
+      {hitachi + "copy = \"mirror\"",
+       "copy: unknown copy 'mirror'; write thin-image or shadow-image"},
+      {hitachi + "keep-mirrors = 1", "keep-mirrors: write true or false"},
+      {hitachi + hitachi_must, "the key 'snapshot-pool' is missing, where Thin Image keeps"},
       {hitachi + "host-groups = []", "host-groups: name one at least"},
       {hitachi + "host-groups = [\"CL1-A\"]", "host-groups: 'CL1-A' is no host group"},
       {hitachi + "host-groups = [\"CL1-A,x\"]", "host-groups: 'CL1-A,x' is no host group"},

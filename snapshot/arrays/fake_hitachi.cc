@@ -77,6 +77,36 @@ const std::vector<FakeHitachi::Route>& FakeHitachi::routes() {
        {"parameters.autoSplit"},
        &F::restore_pair},
       {"POST", "/snapshot-groups/{}/actions/split/invoke", {}, {}, &F::split_group},
+      {"GET", "/local-clone-copypairs", {"localCloneCopyGroupId", "refresh"}, {}, &F::list_mirrors},
+      {"POST",
+       "/local-clone-copypairs",
+       {},
+       {"copyGroupName", "copyPairName", "replicationType", "pvolDeviceGroupName",
+        "svolDeviceGroupName", "pvolLdevId", "svolLdevId", "pvolMuNumber", "isNewGroupCreation",
+        "isConsistencyGroup", "consistencyGroupId", "copyPace", "autoSplit", "quickMode",
+        "isDataReductionForceCopy"},
+       &F::post_mirror},
+      {"DELETE", "/local-clone-copypairs/{},{},{},{}", {}, {}, &F::delete_mirror},
+      {"POST",
+       "/local-clone-copypairs/{},{},{},{}/actions/restore/invoke",
+       {},
+       {"parameters.quickMode", "parameters.copyPace"},
+       &F::restore_mirror},
+      {"POST",
+       "/local-clone-copypairs/{},{},{},{}/actions/split/invoke",
+       {},
+       {"parameters.quickMode", "parameters.copyPace"},
+       &F::split_mirror},
+      {"POST",
+       "/local-clone-copygroups/{},{},{}/actions/split/invoke",
+       {},
+       {"parameters.quickMode", "parameters.copyPace"},
+       &F::split_mirrors},
+      {"POST",
+       "/local-clone-copygroups/{},{},{}/actions/resync/invoke",
+       {},
+       {"parameters.quickMode", "parameters.copyPace"},
+       &F::resync_mirrors},
       {"GET", "/pools/{}", {}, {}, &F::get_pool},
   };
   return all;
@@ -134,6 +164,16 @@ std::vector<uint64_t> FakeHitachi::ldevs() const {
 size_t FakeHitachi::pairs() const {
   const auto held = server_.hold();
   return pairs_.size();
+}
+
+size_t FakeHitachi::whole_copies() const {
+  const auto held = server_.hold();
+  return whole_copies_;
+}
+
+size_t FakeHitachi::resyncs() const {
+  const auto held = server_.hold();
+  return resyncs_;
 }
 
 size_t FakeHitachi::sessions() const {
@@ -344,7 +384,8 @@ void FakeHitachi::copy(uint64_t from, uint64_t to) const {
 
 FakeHitachi::Pair* FakeHitachi::pair_of(const Words& words) {
   const auto found = std::ranges::find_if(pairs_, [&words](const Pair& pair) {
-    return std::to_string(pair.primary) == words[0] && std::to_string(pair.mirror_unit) == words[1];
+    return pair.name.empty() && std::to_string(pair.primary) == words[0] &&
+           std::to_string(pair.mirror_unit) == words[1];
   });
   return found == pairs_.end() ? nullptr : &*found;
 }
@@ -353,7 +394,7 @@ FakeHitachi::Pair* FakeHitachi::pair_of(const Words& words) {
 ServedAnswer FakeHitachi::list_pairs(const ServedRequest& request, const Words&) {
   Json data = Json::array();
   for (Pair& pair : pairs_) {
-    if (pair.group != request.query.at("snapshotGroupName")) continue;
+    if (!pair.name.empty() || pair.group != request.query.at("snapshotGroupName")) continue;
     data.push_back({{"snapshotGroupName", pair.group},
                     {"primaryOrSecondary", "P-VOL"},
                     {"status", pair.status},
@@ -381,7 +422,7 @@ ServedAnswer FakeHitachi::post_pair(const ServedRequest& request, const Words&) 
   if (body.at("snapshotPoolId") != kPool) return refuse(404, "no such pool");
   const bool clone = body.value("isClone", false);
   if (clone) copy(primary, secondary);
-  Pair pair{group, "COPY", primary, secondary, ++last_mirror_unit_, clone ? "" : "PAIR"};
+  Pair pair{group, "COPY", primary, secondary, ++last_mirror_unit_, clone ? "" : "PAIR", {}};
   if (mood_.pairs_fail) pair.next = "PSUE";
   pairs_.push_back(pair);
   return job(request);

@@ -36,16 +36,20 @@ class FakeHitachi {
   std::vector<std::string> strays() const;
   std::vector<uint64_t> ldevs() const;
   size_t pairs() const;
+  // How often a mirror was filled as a whole, and brought up to date.
+  size_t whole_copies() const;
+  size_t resyncs() const;
   size_t sessions() const;
   void set_label(uint64_t number, const std::string& label);
 
   struct Mood {
-    bool slow_jobs = false;     // an answer comes before its job ends
-    bool jobs_fail = false;     // splits fail
-    bool jobs_hang = false;     // they never end
-    bool full = false;          // no room in the pools
-    bool pairs_fail = false;    // new pairs become PSUE
-    bool sessions_end = false;  // each session ends after one request
+    bool slow_jobs = false;       // an answer comes before its job ends
+    bool jobs_fail = false;       // splits fail
+    bool jobs_hang = false;       // they never end
+    bool full = false;            // no room in the pools
+    bool pairs_fail = false;      // new pairs become PSUE
+    bool no_consistency = false;  // copy groups get no consistency group
+    bool sessions_end = false;    // each session ends after one request
     std::string password = kPassword;
   };
   void set_mood(const Mood& mood);
@@ -63,6 +67,9 @@ class FakeHitachi {
     std::string group, status;
     uint64_t primary = 0, secondary = 0, mirror_unit = 0;
     std::string next;  // its status after it was looked at; "" is gone
+    // Of ShadowImage: a mirror, with a name in its copy group; it follows until it is split.
+    std::string name;
+    uint64_t consistency_group = 0;
   };
   using Json = nlohmann::json;
   // What a "{}" of a route stands for.
@@ -99,6 +106,14 @@ class FakeHitachi {
   ServedAnswer delete_pair(const ServedRequest& request, const Words& words);
   ServedAnswer restore_pair(const ServedRequest& request, const Words& words);
   ServedAnswer split_group(const ServedRequest& request, const Words& words);
+  // ShadowImage.
+  ServedAnswer list_mirrors(const ServedRequest& request, const Words& words);
+  ServedAnswer post_mirror(const ServedRequest& request, const Words& words);
+  ServedAnswer delete_mirror(const ServedRequest& request, const Words& words);
+  ServedAnswer restore_mirror(const ServedRequest& request, const Words& words);
+  ServedAnswer split_mirror(const ServedRequest& request, const Words& words);
+  ServedAnswer split_mirrors(const ServedRequest& request, const Words& words);
+  ServedAnswer resync_mirrors(const ServedRequest& request, const Words& words);
   ServedAnswer get_pool(const ServedRequest& request, const Words& words);
 
   std::string file_of(uint64_t number) const {
@@ -107,6 +122,8 @@ class FakeHitachi {
   void copy(uint64_t from, uint64_t to) const;
   void show(uint64_t number);
   Pair* pair_of(const Words& words);
+  Pair* mirror_of(const Words& words);
+  ServedAnswer split(const ServedRequest& request, Pair& pair);
 
   Mood mood_;
   TemporaryFolder files_;
@@ -117,7 +134,10 @@ class FakeHitachi {
   uint64_t last_session_ = 0;
   uint64_t last_job_ = 0;
   uint64_t last_mirror_unit_ = 0;
+  uint64_t last_consistency_group_ = 0;
   uint64_t last_lun_ = 0;
+  size_t whole_copies_ = 0;
+  size_t resyncs_ = 0;
   std::map<uint64_t, std::pair<unsigned, bool>> jobs_;  // → looks, fails
   std::vector<std::string> strays_;
   HttpsServer server_;

@@ -1,17 +1,18 @@
 // Hitachi VSP arrays, by the Configuration Manager REST API (docs.hitachivantara.com, "REST API
-// Reference Guide"): Thin Image.
+// Reference Guide"): Thin Image or ShadowImage.
 //
-// A snapshot is a Thin Image pair whose secondary volume plumb makes in a pool; a clone is a volume
-// that Thin Image has copied in full. An LDEV's label has 32 bytes, too few for a name: which LDEV
+// A snapshot is a pair whose secondary volume plumb makes in a pool; a clone is a volume that the
+// array has copied in full. An LDEV's label has 32 bytes, too few for a name: which LDEV
 // has which name is in the state file, durable before the array is told, and only an LDEV that is
 // in it and carries its label is ever removed. The id of an LDEV is its number; of what plumb made
 // NAME@NUMBER, because numbers are used again.
 //
-// prepare() makes the volumes and their pairs, in one snapshot group in consistency mode; take() is
-// one request, which splits the group at one instant.
+// prepare() makes the volumes and their pairs, in one group in consistency mode, and waits until
+// they follow; take() is one request, which splits the group at one instant.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,11 @@ struct HitachiConfig {
   std::string storage_id;  // of the array in a Configuration Manager; "": the address is the array
   std::string user;
   std::string password_file;
-  unsigned snapshot_pool = 0;  // where differences are kept
-  unsigned volume_pool = 0;    // where volumes are made
+  bool shadow_image = false;  // snapshots are whole copies, by ShadowImage; else by Thin Image
+  // Of removed snapshots by ShadowImage, to be brought up to date for the next.
+  bool keep_mirrors = true;
+  std::optional<unsigned> snapshot_pool;  // where Thin Image keeps differences; it must have one
+  unsigned volume_pool = 0;               // where volumes are made
   std::vector<HitachiHostGroup> host_groups;
   std::string state_path;
   unsigned timeout_ms = 120'000;          // of a call, with its job

@@ -59,6 +59,19 @@ Result<HitachiPair> pair_in(const json& object) {
   return pair;
 }
 
+Result<HitachiPair> shadow_image_pair_in(const json& object) {
+  HitachiPair pair;
+  pair.primary = TRY(rest::number(object, "pvolLdevId"));
+  pair.secondary = TRY(rest::number(object, "svolLdevId"));
+  pair.has_secondary = true;
+  pair.mirror_unit = TRY(rest::number(object, "pvolMuNumber"));
+  pair.status = TRY(rest::text(object, "pvolStatus"));
+  if (rest::member(object, "consistencyGroupId") != nullptr) {
+    pair.consistency_group = TRY(rest::number(object, "consistencyGroupId"));
+  }
+  return pair;
+}
+
 template <typename T>
 Result<std::vector<T>> each(std::string_view text, Result<T> (*read)(const json&)) {
   const json answer = TRY(rest::parse_object(text));
@@ -83,6 +96,10 @@ namespace hitachi_answer {
 Result<HitachiLdev> ldev(std::string_view text) { return ldev_in(TRY(rest::parse_object(text))); }
 Result<std::vector<HitachiLdev>> ldevs(std::string_view text) { return each(text, ldev_in); }
 Result<std::vector<HitachiPair>> pairs(std::string_view text) { return each(text, pair_in); }
+
+Result<std::vector<HitachiPair>> shadow_image_pairs(std::string_view text) {
+  return each(text, shadow_image_pair_in);
+}
 
 Result<HitachiJob> job(std::string_view text) {
   const json answer = TRY(rest::parse_object(text));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,8 @@ struct HitachiPair {
   uint64_t secondary = 0;
   uint64_t mirror_unit = 0;
   bool has_secondary = false;
-  std::string status;  // "PAIR", "PSUS", …
+  std::string status;                         // of the primary: "PAIR", "PSUS", …
+  std::optional<uint64_t> consistency_group;  // of ShadowImage
 };
 
 struct HitachiJob {
@@ -55,6 +57,7 @@ namespace hitachi_answer {
 Result<HitachiLdev> ldev(std::string_view text);
 Result<std::vector<HitachiLdev>> ldevs(std::string_view text);
 Result<std::vector<HitachiPair>> pairs(std::string_view text);
+Result<std::vector<HitachiPair>> shadow_image_pairs(std::string_view text);
 Result<HitachiJob> job(std::string_view text);
 Result<HitachiPool> pool(std::string_view text);
 Result<HitachiSession> session(std::string_view text);

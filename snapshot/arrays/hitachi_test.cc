@@ -16,7 +16,9 @@ using conformance::Requests;
 
 class HitachiFixture final : public conformance::ArrayFixture {
  public:
-  HitachiFixture() {
+  explicit HitachiFixture(bool shadow_image = false) : config_(fake_.config()) {
+    config_.shadow_image = shadow_image;
+    config_.keep_mirrors = false;
     for (const uint64_t number : {0x10, 0x1a2, 0x33}) {
       const std::string wwn = fake_.add_ldev(number, kLdevBytes);
       const std::string device = fake_.device_of(number);
@@ -24,8 +26,9 @@ class HitachiFixture final : public conformance::ArrayFixture {
     }
   }
   std::unique_ptr<ArrayProvider> open() override {
-    return good(open_hitachi_array(fake_.config(), fake_.host()));
+    return good(open_hitachi_array(config_, fake_.host()));
   }
+  HitachiConfig& config() { return config_; }
   const std::vector<conformance::TestDisk>& disks() override { return disks_; }
   FakeHitachi& fake() { return fake_; }
 
@@ -39,13 +42,14 @@ class HitachiFixture final : public conformance::ArrayFixture {
 
  private:
   FakeHitachi fake_;
+  HitachiConfig config_;
   std::vector<conformance::TestDisk> disks_;
 };
 
 }  // namespace
 
 TEST_CASE("a Hitachi array does what an array must") {
-  HitachiFixture fixture;
+  HitachiFixture fixture(GENERATE(false, true));
   FakeHitachi::Mood mood;
   mood.slow_jobs = mood.sessions_end = GENERATE(false, true);
   fixture.fake().set_mood(mood);
@@ -56,7 +60,8 @@ TEST_CASE("a Hitachi array does what an array must") {
 }
 
 TEST_CASE("one request splits all pairs, and a session is given back") {
-  HitachiFixture fixture;
+  const bool shadow_image = GENERATE(false, true);
+  HitachiFixture fixture(shadow_image);
   {
     const auto array = fixture.open();
     const auto prepared = good(array->prepare(fixture.requests(*array)));
@@ -65,7 +70,9 @@ TEST_CASE("one request splits all pairs, and a session is given back") {
     const std::vector<std::string> log = fixture.fake().server().log();
     REQUIRE(log.size() == before + 1);
     CHECK_THAT(log.back(),
-               Catch::StartsWith("POST /ConfigurationManager/v1/objects/snapshot-groups/plumb-") &&
+               Catch::StartsWith(std::string("POST /ConfigurationManager/v1/objects/") +
+                                 (shadow_image ? "local-clone-copygroups" : "snapshot-groups") +
+                                 "/plumb-") &&
                    Catch::EndsWith("/actions/split/invoke"));
     CHECK(fixture.fake().server().connections() == 1);
     CHECK(fixture.fake().sessions() == 1);
@@ -77,7 +84,7 @@ TEST_CASE("one request splits all pairs, and a session is given back") {
 TEST_CASE("whichever request to a Hitachi array fails, what stays is listed or refused") {
   const auto fault = GENERATE(HttpsFault::kDropBefore, HttpsFault::kDropAfter,
                               HttpsFault::kServerError, HttpsFault::kNotJson);
-  HitachiFixture fixture;
+  HitachiFixture fixture(GENERATE(false, true));
   for (size_t nth = 0;; ++nth) {
     CAPTURE(nth, static_cast<int>(fault));
     const auto array = fixture.open();
@@ -172,7 +179,7 @@ TEST_CASE("what goes wrong with a Hitachi array is told in a sentence, without i
 }
 
 TEST_CASE("a clone whose copy fails leaves nothing") {
-  HitachiFixture fixture;
+  HitachiFixture fixture(GENERATE(false, true));
   const auto array = fixture.open();
   const ArraySnapshot snapshot = conformance::snapshot_of(*array, fixture.disks()[0], "s");
   FakeHitachi::Mood mood;
@@ -182,6 +189,92 @@ TEST_CASE("a clone whose copy fails leaves nothing") {
   CHECK(conformance::volume_names(*array, "") == Names{});
   CHECK(fixture.fake().ldevs().size() == 4);
   good(array->remove(snapshot.id));
+}
+
+TEST_CASE("the mirrors of removed snapshots are brought up to date for the next of these volumes") {
+  HitachiFixture fixture(true);
+  fixture.config().keep_mirrors = true;
+  FakeHitachi& fake = fixture.fake();
+  const auto array = fixture.open();
+  const auto& disks = fixture.disks();
+  const Requests all = fixture.requests(*array);
+  for (uint64_t round = 1; round <= 3; ++round) {
+    for (const conformance::TestDisk& disk : disks) conformance::fill(disk.path, round);
+    const auto made = conformance::snapshots_of(*array, all);
+    for (const conformance::TestDisk& disk : disks) conformance::fill(disk.path, 77);
+    for (const ArraySnapshot& one : made) {
+      CHECK(conformance::holds(good(array->map(one.id)).device, kLdevBytes, round));
+      good(array->remove(one.id));
+    }
+    CHECK(conformance::snapshot_names(*fixture.open(), "") == Names{});
+    CHECK(fake.whole_copies() == 3);
+    CHECK(fake.resyncs() == 3 * (round - 1));
+  }
+  // One of them alone was not split with the others: its mirror makes room for a new one.
+  good(array->remove(conformance::snapshot_of(*array, disks[0], "alone").id));
+  CHECK(fake.whole_copies() == 4);
+  CHECK(fake.pairs() == 3);
+  fixture.config().keep_mirrors = false;
+  const auto thrifty = fixture.open();
+  for (const ArraySnapshot& one : conformance::snapshots_of(*thrifty, all)) {
+    good(thrifty->remove(one.id));
+  }
+  CHECK(fake.ldevs().size() == 3);
+  CHECK(fake.pairs() == 0);
+  CHECK(fake.strays() == std::vector<std::string>{});
+}
+
+TEST_CASE(
+    "a volume has three ShadowImage copies at most, and the fourth is refused in a sentence") {
+  HitachiFixture fixture(true);
+  const auto array = fixture.open();
+  std::vector<std::string> ids;
+  for (const char* name : {"one", "two", "three"}) {
+    ids.push_back(conformance::snapshot_of(*array, fixture.disks()[0], name).id);
+  }
+  const ArrayVolume volume = conformance::volume_of(*array, fixture.disks()[0]);
+  CHECK_THAT(array->prepare(Requests{{volume, "four"}}).error().message,
+             Catch::Contains("has 3 ShadowImage copies at most") &&
+                 Catch::Contains("delete a snapshot of it"));
+  CHECK(conformance::snapshot_names(*array, "") == Names{"one", "three", "two"});
+  good(array->remove(ids[1]));
+  ids[1] = conformance::snapshot_of(*array, fixture.disks()[0], "four").id;
+  for (const std::string& id : ids) good(array->remove(id));
+  CHECK(fixture.fake().strays() == std::vector<std::string>{});
+}
+
+TEST_CASE("a restore by ShadowImage that was cut short is gone on with") {
+  HitachiFixture fixture(true);
+  const conformance::TestDisk& disk = fixture.disks()[0];
+  conformance::fill(disk.path, 1);
+  const auto array = fixture.open();
+  const ArraySnapshot snapshot = conformance::snapshot_of(*array, disk, "s");
+  const size_t cut = GENERATE(range(0, 12));
+  conformance::fill(disk.path, 2);
+  size_t seen = 0;
+  fixture.fake().server().set_fault([&seen, cut](const ServedRequest&) {
+    return seen++ < cut ? HttpsFault::kNone : HttpsFault::kDropBefore;
+  });
+  static_cast<void>(array->restore(snapshot.id, snapshot.volume_id).ok());
+  fixture.fake().server().set_fault(nullptr);
+  good(fixture.open()->restore(snapshot.id, snapshot.volume_id));
+  CHECK(conformance::holds(disk.path, kLdevBytes, 1));
+  conformance::fill(disk.path, 3);
+  CHECK(conformance::holds(good(array->map(snapshot.id)).device, kLdevBytes, 1));
+  good(array->remove(snapshot.id));
+  CHECK(fixture.fake().strays() == std::vector<std::string>{});
+}
+
+TEST_CASE("pairs that the array does not split at one instant are not split") {
+  HitachiFixture fixture(true);
+  FakeHitachi::Mood mood;
+  mood.no_consistency = true;
+  fixture.fake().set_mood(mood);
+  const auto array = fixture.open();
+  CHECK_THAT(array->prepare(fixture.requests(*array)).error().message,
+             Catch::Contains("gives the pairs of a copy group no consistency group"));
+  CHECK(fixture.fake().pairs() == 0);
+  CHECK(fixture.fake().ldevs().size() == 3);
 }
 
 TEST_CASE("an LDEV that has become somebody else's is left alone") {
@@ -215,6 +308,12 @@ TEST_CASE("an answer of a Hitachi array is read strictly") {
     CAPTURE(bad);
     CHECK_FALSE(ldev(bad).ok());
   }
+  const std::string pair =
+      R"({"data":[{"pvolLdevId":1,"svolLdevId":2,"pvolMuNumber":0,"pvolStatus":"PAIR"}]})";
+  CHECK(shadow_image_pairs(pair).value().at(0).secondary == 2);
+  CHECK_FALSE(shadow_image_pairs(pair).value().at(0).consistency_group);
+  CHECK_FALSE(shadow_image_pairs(R"({"data":[{"pvolLdevId":1,"svolLdevId":2}]})").ok());
+  CHECK_FALSE(shadow_image_pairs(R"({"data":{}})").ok());
   CHECK_FALSE(pairs("{}").ok());
   CHECK_FALSE(pairs(R"({"data":[{"pvolLdevId":1}]})").ok());
   CHECK(job(R"({"jobId":1,"status":"Completed","state":"Succeeded"})").value().state ==

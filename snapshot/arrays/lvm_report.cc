@@ -42,6 +42,7 @@ Result<LvmVolume> volume_in(const json& row) {
   LvmVolume volume;
   volume.name = TRY(text_of(row, "lv_name"));
   volume.pool = TRY(text_of(row, "pool_lv"));
+  volume.origin = TRY(text_of(row, "origin"));
   volume.path = TRY(text_of(row, "lv_path"));
   // -1 while it is not active.
   const int major = TRY(number_of<int>(row, "lv_kernel_major"));

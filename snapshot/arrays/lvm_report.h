@@ -14,10 +14,11 @@ namespace plumb {
 
 struct LvmVolume {
   std::string name;
-  std::string pool;   // "" outside of a thin pool
-  std::string path;   // of its device, "/dev/vg0/data"
-  dev_t number = 0;   // 0 while it is not active
-  bool open = false;  // somebody has the device open
+  std::string pool;    // "" outside of a thin pool
+  std::string origin;  // of a snapshot, while LVM knows: the volume's name
+  std::string path;    // of its device, "/dev/vg0/data"
+  dev_t number = 0;    // 0 while it is not active
+  bool open = false;   // somebody has the device open
   uint64_t size_bytes = 0;
   std::vector<std::string> tags;
   // Of a thin pool:
@@ -33,7 +34,7 @@ struct LvmVolume {
 
 // The columns that parse_lvs() needs, for lvs -o, in bytes without a unit.
 inline constexpr const char* kLvsColumns =
-    "lv_name,pool_lv,lv_path,lv_kernel_major,lv_kernel_minor,lv_device_open,lv_size,lv_tags,"
+    "lv_name,pool_lv,origin,lv_path,lv_kernel_major,lv_kernel_minor,lv_device_open,lv_size,lv_tags,"
     "data_percent,metadata_percent,lv_health_status,lv_check_needed";
 
 // Errors: not what lvs writes. Pure.

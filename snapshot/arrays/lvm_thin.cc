@@ -1,5 +1,6 @@
 #include "snapshot/arrays/lvm_thin.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -8,8 +9,11 @@
 #include <vector>
 
 #include "base/program.h"
+#include "base/unique_fd.h"
+#include "blockdev/cow_file.h"
 #include "rdm/lun_resolver.h"
 #include "snapshot/arrays/array_names.h"
+#include "snapshot/arrays/copy_differences.h"
 #include "snapshot/arrays/lvm_report.h"
 
 namespace plumb {
@@ -25,6 +29,7 @@ constexpr uint64_t kSizeGranule = 4096;
 constexpr double kMetadataFullPercent = 97;
 
 using Words = std::vector<std::string>;
+using CowFdPtr = std::unique_ptr<CowFdFile>;
 
 // LVM's programs, and what they say.
 class Lvm {
@@ -177,6 +182,8 @@ class LvmThinArray final : public ArrayProvider {
   Result<> check(const std::vector<LvmVolume>& all) const;
   Result<> check_free(const std::vector<LvmVolume>& all, const std::string& name) const;
   Words tags_of(const char* kind) const;
+  // The content of a snapshot that LVM cannot merge.
+  Result<> copy_back(const LvmVolume& from, const LvmVolume& to) const;
 
   const Lvm lvm_;
 };
@@ -299,6 +306,8 @@ Result<> LvmThinArray::restore(const std::string& snapshot_id, const std::string
                                         to.open ? volume_id : snapshot_id))
                      .message};
   }
+  // A merge changes the volume under its older snapshots: they have no origin then.
+  if (from.origin != to.name) return copy_back(from, to);
   const std::string keep = from.name + std::string(kKeep);
   if (with_id(lvm_, all, lvm_.id_of(keep)) != nullptr) {
     TRY(lvm_.change({"lvremove", "-y", "-f", lvm_.id_of(keep)}));
@@ -315,6 +324,33 @@ Result<> LvmThinArray::restore(const std::string& snapshot_id, const std::string
       fmt::format("somebody has opened {} meanwhile: LVM restores it when it is "
                   "activated next",
                   volume_id));
+}
+
+Result<> LvmThinArray::copy_back(const LvmVolume& from, const LvmVolume& to) const {
+  if (from.size_bytes > to.size_bytes) {
+    return lvm_.error(fmt::format("{} is larger than {}, which has shrunk since: extend it first",
+                                  from.name, to.name));
+  }
+  const auto open = [this](const LvmVolume& volume, int flags) -> Result<CowFdPtr> {
+    if (volume.number == 0) {
+      TRY(lvm_.change({"lvchange", "-ay", "-K", lvm_.id_of(volume.name)}));
+    }
+    UniqueFd fd(::open(volume.path.c_str(), flags | O_CLOEXEC));
+    if (!fd.valid()) {
+      const Error cause = os_error(errno, "{}", volume.path);
+      return Error{cause.os_errno == EBUSY ? ErrorKind::kLocked : ErrorKind::kFailed,
+                   cause.os_errno, lvm_.error(cause.message).message};
+    }
+    return CowFdFile::open(std::move(fd), volume.path);
+  };
+  Result<> copied;
+  {
+    const CowFdPtr source = TRY(open(from, O_RDONLY));
+    const CowFdPtr target = TRY(open(to, O_RDWR | O_EXCL));
+    copied = copy_differences(*source, *target, from.size_bytes);
+  }
+  if (!copied) return lvm_.error(copied.error().message);
+  return from.number == 0 ? lvm_.change({"lvchange", "-an", lvm_.id_of(from.name)}) : Result<>();
 }
 
 Result<MappedVolume> LvmThinArray::map(const std::string& id) {

@@ -16,8 +16,9 @@ namespace {
 
 // As lvm 2.03.16 writes it.
 std::string row(const std::string& name, const std::string& pool, const std::string& more) {
-  return R"({"lv_name":")" + name + R"(", "pool_lv":")" + pool + R"(", "lv_path":"/dev/vg0/)" +
-         name + R"(", "lv_kernel_major":"253", "lv_kernel_minor":"7", "lv_device_open":"open", )" +
+  return R"({"lv_name":")" + name + R"(", "pool_lv":")" + pool +
+         R"(", "origin":"", "lv_path":"/dev/vg0/)" + name +
+         R"(", "lv_kernel_major":"253", "lv_kernel_minor":"7", "lv_device_open":"open", )" +
          R"("lv_size":"4194304", "metadata_percent":"10.64", "lv_check_needed":"", )" + more + "}";
 }
 const std::string kData = row("data", "pool", R"("lv_tags":"", "data_percent":"12.5",

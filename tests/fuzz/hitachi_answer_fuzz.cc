@@ -20,6 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   read(ldev(text));
   read(ldevs(text));
   read(pairs(text));
+  read(shadow_image_pairs(text));
   read(job(text));
   read(pool(text));
   read(session(text));

@@ -87,7 +87,6 @@ for round in $(seq 10); do
   plumb snapshot list --json | grep -oE '"id":"vm[^"]*' | cut -d'"' -f4 | xargs plumb snapshot delete
 done
 check "taken one by one, $broken of 10 have an effect without its cause" [ "$broken" -gt 0 ]
-for me in 1 2 3; do
-  guest_goes_on "vm$me" 60
-  check "plumb kill" plumb kill "vm$me"
-done
+# The token needs all three.
+for me in 1 2 3; do guest_goes_on "vm$me" 60; done
+for me in 1 2 3; do check "plumb kill" plumb kill "vm$me"; done
