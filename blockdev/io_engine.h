@@ -108,6 +108,7 @@ class IoEngine {
   enum class Trigger : uint8_t {
     kReadable,            // each turn while readable
     kReadableOrWritable,  // each turn while readable or writable
+    kWritable,            // each turn while writable
     kSignal,              // once for each signal of an eventfd that nobody drains
   };
   // Reports `token` (below kWatches, one watch each) in IoEvents::ready when `fd` is.

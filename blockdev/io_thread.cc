@@ -106,9 +106,12 @@ void IoThread::wait_for(std::binary_semaphore& released) {
   } while (!released.try_acquire());
 }
 
-void IoThread::watch(int fd, std::function<void()> ready, bool writable) {
+void IoThread::watch(int fd, std::function<void()> ready, WatchFor what) {
   using Trigger = IoEngine::Trigger;
-  loop_->watch(fd, std::move(ready), writable ? Trigger::kReadableOrWritable : Trigger::kReadable);
+  const Trigger trigger = what == WatchFor::kReadable   ? Trigger::kReadable
+                          : what == WatchFor::kWritable ? Trigger::kWritable
+                                                        : Trigger::kReadableOrWritable;
+  loop_->watch(fd, std::move(ready), trigger);
 }
 
 void IoThread::watch_signal(int fd, std::function<void()> signalled) {

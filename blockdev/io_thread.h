@@ -70,6 +70,8 @@ struct IoTimer {
   IoTimer* next_ = nullptr;
 };
 
+enum class WatchFor : uint8_t { kReadable, kReadableOrWritable, kWritable };
+
 class IoThread {
  public:
   struct Config {
@@ -119,9 +121,9 @@ class IoThread {
 
   // --- Only on this thread ---
 
-  // Calls `ready` on each turn in which fd is readable (and, `writable` set, or writable). For an
-  // eventfd the caller drains the counter itself. One watch per fd.
-  void watch(int fd, std::function<void()> ready, bool writable = false);
+  // Calls `ready` on each turn in which fd is what it is watched for, or has failed. For an eventfd
+  // the caller drains the counter itself. One watch per fd.
+  void watch(int fd, std::function<void()> ready, WatchFor what = WatchFor::kReadable);
   // Calls `signalled` after each signal of an eventfd, once for several that come together, and
   // saves the caller the system call that drains it. Called at once when it was signalled before.
   void watch_signal(int fd, std::function<void()> signalled);

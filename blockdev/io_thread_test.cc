@@ -3,6 +3,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -195,6 +196,7 @@ TEST_CASE("a handler may unwatch itself, and its place is used again") {
 }
 
 TEST_CASE("writability is reported when asked for") {
+  const WatchFor what = GENERATE(WatchFor::kReadableOrWritable, WatchFor::kWritable);
   for (const EngineKind kind : kBothEngines) {
     auto thread = start(kind);
     int ends[2];
@@ -209,10 +211,33 @@ TEST_CASE("writability is reported when asked for") {
             thread->unwatch(write_end.get());
             called.release();
           },
-          true);
+          what);
     });
     called.acquire();
     thread->run([] {});
+  }
+}
+
+TEST_CASE("who waits to write is not told that there is something to read") {
+  for (const EngineKind kind : kBothEngines) {
+    auto thread = start(kind);
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0);
+    const UniqueFd ours(ends[0]);
+    const UniqueFd theirs(ends[1]);
+    const std::vector<char> much(1U << 20U);
+    while (::send(ours.get(), much.data(), much.size(), 0) > 0) {
+    }
+    REQUIRE(::send(theirs.get(), "x", 1, 0) == 1);
+    bool called = false;
+    thread->run([&] {
+      thread->watch(
+          ours.get(), [&] { called = true; }, WatchFor::kWritable);
+    });
+    // Turns that would report it.
+    for (int i = 0; i < 10; ++i) thread->run([] {});
+    thread->run([&] { thread->unwatch(ours.get()); });
+    CHECK_FALSE(called);
   }
 }
 

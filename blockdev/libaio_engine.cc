@@ -155,10 +155,12 @@ void LibaioEngine::submit_batch() {
 void LibaioEngine::watch(uint32_t token, int fd, Trigger trigger) {
   ENSURE(token < kWatches && watched_[token] < 0);
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = trigger == Trigger::kWritable ? 0U : EPOLLIN;
   // Edge triggered, each signal of an eventfd is reported once, drained or not.
   if (trigger == Trigger::kSignal) event.events |= EPOLLET;
-  if (trigger == Trigger::kReadableOrWritable) event.events |= EPOLLOUT;
+  if (trigger == Trigger::kReadableOrWritable || trigger == Trigger::kWritable) {
+    event.events |= EPOLLOUT;
+  }
   event.data.u32 = token;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
     log::error("a file descriptor cannot be watched: {}", std::strerror(errno));

@@ -294,8 +294,9 @@ void UringEngine::arm_watches() {
     if (watch.trigger == Trigger::kSignal) {
       io_uring_prep_poll_multishot(entry, watch.fd, POLLIN);
     } else {
-      const bool writable = watch.trigger == Trigger::kReadableOrWritable;
-      io_uring_prep_poll_add(entry, watch.fd, writable ? POLLIN | POLLOUT : POLLIN);
+      const unsigned in = watch.trigger == Trigger::kWritable ? 0 : POLLIN;
+      const unsigned out = watch.trigger == Trigger::kReadable ? 0 : POLLOUT;
+      io_uring_prep_poll_add(entry, watch.fd, in | out);
     }
     io_uring_sqe_set_data64(entry, watch_data(token, watch.generation));
     watch.armed = true;

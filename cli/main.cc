@@ -223,6 +223,7 @@ void add_host_commands(CLI::App& app, Arguments& args, Action& action) {
 constexpr std::pair<const char*, const char*> kElsewhere[] = {
     {"array", "storage arrays that plumb.toml names"},
     {"create", "make a VM of a template"},
+    {"nbd", "disks for programs that speak NBD"},
     {"snapshot", "copies of all disks of a VM, or of several, at one instant"},
     {"template", "machines to make VMs from"}};
 

@@ -159,6 +159,24 @@ constexpr unsigned long kBrokerIoctls[] = {
     IOC_PR_REGISTER, IOC_PR_RESERVE, IOC_PR_RELEASE, IOC_PR_PREEMPT_ABORT,
     IOC_PR_PREEMPT,  IOC_PR_CLEAR,   SG_IO};
 
+// A server of disks: openat and its kin are for what Landlock leaves.
+constexpr int kServerAllowed[] = {
+    SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(getsockopt), SCMP_SYS(poll),
+    SCMP_SYS(ppoll), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait),
+    SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(io_submit),
+    SCMP_SYS(io_getevents), SCMP_SYS(io_pgetevents), SCMP_SYS(io_destroy), SCMP_SYS(openat),
+    SCMP_SYS(open), SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(preadv2), SCMP_SYS(write),
+    SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(flock), SCMP_SYS(fstat),
+    SCMP_SYS(newfstatat), SCMP_SYS(stat), SCMP_SYS(statx), SCMP_SYS(lseek), SCMP_SYS(getdents64),
+    SCMP_SYS(unlink),
+    // memory, time
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(clock_gettime),
+    SCMP_SYS(clock_nanosleep), SCMP_SYS(restart_syscall), SCMP_SYS(getrandom),
+    // threads and signals
+    SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
+    SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(exit), SCMP_SYS(exit_group)};
+
 // The keeper of LUNs: reads sysfs and procfs, opens and asks LUNs.
 constexpr int kKeeperAllowed[] = {
     SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg),
@@ -288,6 +306,16 @@ Result<> restrict_broker_system_calls() {
     return error == 0 ? allow_ioctls(filter, kBrokerIoctls) : error;
   });
 }
+
+Result<> give_up_server_privileges(const std::string& socket_folder, const std::string& readable) {
+  TRY(refuse_new_privileges());
+  std::vector<PathRule> left = {{socket_folder, LANDLOCK_ACCESS_FS_REMOVE_FILE}};
+  if (!readable.empty()) left.push_back({readable, kReadRights});
+  TRY(restrict_file_system(left));
+  return set_capabilities(readable.empty() ? 0 : 1U << CAP_DAC_READ_SEARCH);
+}
+
+Result<> restrict_server_system_calls() { return load_filter(kServerAllowed, allow_threads); }
 
 Result<> give_up_keeper_privileges() {
   TRY(refuse_new_privileges());

@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "cli/exit_code.h"
 #include "snapshot/coordinator.h"
+#include "snapshot/snapshot_set.h"
 
 namespace plumb {
 
@@ -29,9 +30,13 @@ Result<ExitCode> create_snapshot(const SnapshotCreateOptions& options);
 Result<ExitCode> list_snapshots(const std::string& vm, bool json);
 Result<ExitCode> show_snapshot(const std::string& id, bool json);
 Result<ExitCode> delete_snapshots(const std::vector<std::string>& ids);
-// Shows a disk ("ID/DISK", or of a group "ID/VM/DISK") to this host, read-only, and prints where.
+// A disk of a snapshot by its name, "ID/DISK", or of a group "ID/VM/DISK".
+Result<SnapshotDisk> find_snapshot_disk(const std::string& name);
+// Shows a disk of that name to this host, read-only, and prints where.
 Result<ExitCode> map_snapshot(const std::string& disk_name, bool json);
 Result<ExitCode> unmap_snapshot(const std::string& disk_name);
+// Serves a disk of that name by NBD at a Unix socket, read-only, until SIGINT, SIGTERM or SIGHUP.
+Result<ExitCode> serve_nbd(const std::string& disk_name, const std::string& socket);
 struct SnapshotRevertOptions {
   std::string id;
   std::string vm;                  // of a group's; "" for all

@@ -1,4 +1,4 @@
-// plumb-snapshot: `plumb snapshot`, `plumb template` and `plumb array`, `plumb create`, and of
+// plumb-snapshot: `plumb snapshot`, `template`, `array`, `nbd` and `create`, and of
 // `plumb disk` what makes disks in arrays; started by plumb, which stands beside it.
 #include <fmt/core.h>
 
@@ -133,6 +133,18 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
       ->callback([&] { action = [] { return recover_snapshots(); }; });
 }
 
+void add_nbd_commands(CLI::App& app, Arguments& args, Action& action) {
+  CLI::App* group = app.add_subcommand("nbd", "disks for programs that speak NBD");
+  CLI::App* serve = add_command(
+      *group, "serve", "serve a snapshot's disk, read-only, until a signal ends it",
+      "plumb nbd serve db1-20261122-190705/data --socket /run/db1.nbd\n"
+      "         nbdcopy 'nbd+unix:///?socket=/run/db1.nbd' data.img");
+  serve->add_option("disk", args.id, "ID/DISK, or ID/VM/DISK of a group")->required();
+  serve->add_option("--socket", args.file, "Unix socket to listen at; only its user may connect")
+      ->required();
+  serve->callback([&] { action = [&args] { return serve_nbd(args.id, args.file); }; });
+}
+
 void add_array_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* group = app.add_subcommand("array", "storage arrays that plumb.toml names");
   CLI::App* list = add_command(*group, "list", "list arrays, with their room and what they can do",
@@ -230,11 +242,12 @@ int run(int argc, char** argv) {
   Arguments arguments;
   Action action;
   add_snapshot_commands(app, arguments, action);
+  add_nbd_commands(app, arguments, action);
   add_array_commands(app, arguments, action);
   add_template_commands(app, arguments, action);
   add_create_vm(app, arguments, action);
   add_disk_commands(app, arguments, action);
-  return run_command_line(app, {"array", "disk", "snapshot", "template"}, action, argc, argv);
+  return run_command_line(app, {"array", "disk", "nbd", "snapshot", "template"}, action, argc, argv);
 }
 
 }  // namespace

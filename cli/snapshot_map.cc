@@ -25,12 +25,13 @@ std::vector<std::string> parts_of(std::string_view text) {
   }
 }
 
-// "ID/DISK", or of a group "ID/VM/DISK".
-Result<SnapshotDisk> find_disk(const std::string& text) {
-  const std::vector<std::string> parts = parts_of(text);
+}  // namespace
+
+Result<SnapshotDisk> find_snapshot_disk(const std::string& name) {
+  const std::vector<std::string> parts = parts_of(name);
   if (parts.size() != 2 && parts.size() != 3) {
     return usage_error("'{}' names no disk of a snapshot; write ID/DISK, or ID/VM/DISK of a group",
-                       text);
+                       name);
   }
   const SnapshotStore store = TRY(SnapshotStore::open(snapshot_folder()));
   const SnapshotSet set = TRY(store.get(parts.front()));
@@ -45,13 +46,11 @@ Result<SnapshotDisk> find_disk(const std::string& text) {
     }
   }
   return make_error(ErrorKind::kNotFound, "there is no disk '{}'; see `plumb snapshot show {}`",
-                    text, set.id);
+                    name, set.id);
 }
 
-}  // namespace
-
 Result<ExitCode> map_snapshot(const std::string& disk_name, bool json) {
-  const SnapshotDisk disk = TRY(find_disk(disk_name));
+  const SnapshotDisk disk = TRY(find_snapshot_disk(disk_name));
   ArraySet arrays = TRY(configured_array_set());
   Result<MappedVolume> mapped = TRY(arrays.get(disk.array))->map(disk.snapshot_id);
   if (!mapped) return array_error(std::move(mapped).error());
@@ -64,7 +63,7 @@ Result<ExitCode> map_snapshot(const std::string& disk_name, bool json) {
 }
 
 Result<ExitCode> unmap_snapshot(const std::string& disk_name) {
-  const SnapshotDisk disk = TRY(find_disk(disk_name));
+  const SnapshotDisk disk = TRY(find_snapshot_disk(disk_name));
   ArraySet arrays = TRY(configured_array_set());
   Result<> unmapped = TRY(arrays.get(disk.array))->unmap(disk.snapshot_id);
   if (!unmapped) return array_error(std::move(unmapped).error());

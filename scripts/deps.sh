@@ -18,7 +18,7 @@ packages=(
   qemu-guest-agent mariadb-server-core mariadb-client-core
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils lz4 e2fsprogs xfsprogs btrfs-progs
-  dmsetup lvm2 thin-provisioning-tools nbdkit libiscsi-bin sg3-utils
+  dmsetup lvm2 thin-provisioning-tools nbdkit libnbd-bin libiscsi-bin sg3-utils
 )
 
 missing=()

@@ -199,6 +199,12 @@ Result<ArrayVolume> OverlayArray::finish_image(const std::string& name, int fd,
   return ArrayVolume{path, name, size_bytes, true};
 }
 
+Result<std::unique_ptr<CowReader>> OverlayArray::read(const std::string& snapshot_id) const {
+  const SnapshotName snapshot = TRY(parse_snapshot_id(snapshot_id));
+  UniqueFd disk = TRY(open_disk(snapshot.disk));
+  return store_.read(snapshot.disk, snapshot.name, std::move(disk));
+}
+
 Result<ArrayVolume> OverlayArray::clone(const std::string& snapshot_id, const std::string& name) {
   if (snapshot_id.starts_with(volumes())) {
     const UniqueFd from = TRY(open_file("image", snapshot_id, O_RDONLY));
@@ -212,9 +218,7 @@ Result<ArrayVolume> OverlayArray::clone(const std::string& snapshot_id, const st
         }));
     return finish_image(name, image.get(), size_bytes);
   }
-  const SnapshotName snapshot = TRY(parse_snapshot_id(snapshot_id));
-  UniqueFd disk = TRY(open_disk(snapshot.disk));
-  const auto reader = TRY(store_.read(snapshot.disk, snapshot.name, std::move(disk)));
+  const auto reader = TRY(read(snapshot_id));
   const UniqueFd image = TRY(make_image(name, reader->size_bytes()));
   TRY(copy_sparse(image.get(), reader->size_bytes(), name,
                   [&](uint64_t at, std::span<std::byte> to) { return reader->read(at, to); }));
@@ -239,8 +243,8 @@ Result<> OverlayArray::restore(const std::string& snapshot_id, const std::string
 Result<MappedVolume> OverlayArray::map(const std::string& id) {
   if (id.starts_with(volumes()) && fs::exists(id)) return MappedVolume{"", id};
   return failed(
-      "snapshot {} is kept by copy-before-write, and has no path of its own; make a template of "
-      "it, which is a copy",
+      "snapshot {} is kept by copy-before-write, and has no path of its own: serve it with `plumb "
+      "nbd serve`, or make a template of it, which is a copy",
       id);
 }
 

@@ -43,6 +43,9 @@ class OverlayArray final : public ArrayProvider {
   // Vms::keep of a disk that no VM has; `disk_fd`: open, and locked by the caller.
   Result<> keep_at_rest(const Kept& kept, int disk_fd) const;
 
+  // A snapshot's content, while a VM writes or not.
+  Result<std::unique_ptr<CowReader>> read(const std::string& snapshot_id) const;
+
   // Of whoever holds leases on the VMs; the former ones are returned.
   Vms exchange_vms(Vms vms) { return std::exchange(vms_, std::move(vms)); }
 

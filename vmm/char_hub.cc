@@ -142,7 +142,7 @@ void CharHub::update_watch(Client& client) {
   if (want_out != client.watched_out) {
     if (want_out)
       thread_.watch(
-          client.out, [this, &client] { flush_client(client); }, true);
+          client.out, [this, &client] { flush_client(client); }, WatchFor::kWritable);
     if (!want_out) thread_.unwatch(client.out);
     client.watched_out = want_out;
   }

@@ -9,6 +9,7 @@
 modprobe virtio_net
 modprobe rbd
 clean() {
+  ceph osd pool set-quota rbd max_bytes 0 || true # an image of a full pool is not closed
   lio_lun_remove exported || true
   for device in /dev/rbd[0-9]*; do rbd device unmap -o noudev "$device" || true; done
 }

@@ -1,0 +1,62 @@
+#include "blockdev/nbd/server.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <semaphore>
+
+#include "base/log.h"
+#include "blockdev/nbd/connection.h"
+
+namespace plumb::nbd {
+
+Server::Server(Config config) : config_(std::move(config)) {
+  config_.thread.run([this] {
+    config_.thread.watch(
+        config_.listener.get(), [this] { accept_all(); }, WatchFor::kReadable);
+  });
+}
+
+Server::~Server() {
+  std::binary_semaphore ended(0);
+  config_.thread.run([this, &ended] {
+    config_.thread.unwatch(config_.listener.get());
+    empty_ = [&ended] { ended.release(); };
+    if (connections_.empty()) return empty_();
+    std::vector<Connection*> all;
+    for (const auto& one : connections_) all.push_back(one.get());
+    for (Connection* one : all) one->close();
+  });
+  config_.thread.wait_for(ended);
+  config_.thread.run([] {});  // what released us has returned
+}
+
+void Server::accept_all() {
+  while (true) {
+    UniqueFd fd(::accept4(config_.listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd.valid()) {
+      if (errno == EINTR) continue;
+      if (errno != EAGAIN) log::warning("an NBD client is not accepted: {}", std::strerror(errno));
+      return;
+    }
+    if (connections_.size() == kMaxConnections) {
+      log::warning("an NBD client is turned away: {} are connected already", kMaxConnections);
+      continue;
+    }
+    connections_.push_back(std::make_unique<Connection>(*this, std::move(fd)));
+  }
+}
+
+void Server::remove(Connection& connection) {
+  const auto found =
+      std::ranges::find(connections_, &connection, &std::unique_ptr<Connection>::get);
+  ENSURE(found != connections_.end());
+  // Its caller is the connection itself: it goes when that has returned.
+  config_.thread.post([gone = std::shared_ptr<Connection>(std::move(*found))] {});
+  connections_.erase(found);
+  if (connections_.empty() && empty_) empty_();
+}
+
+}  // namespace plumb::nbd
