@@ -322,6 +322,37 @@ def add_freezes(bench, name, rounds):
     bench.add_spread(f"{name}: array", "ms", copied, None)
 
 
+class OtherGuest:
+    """A guest that writes without end, and has nothing to do with the snapshot but its file system."""
+    NAME = "other"
+    IMAGE_MIB = 32
+
+    def __init__(self, bench, folder):
+        self.bench = bench
+        image = folder / "other.img"
+        image.write_bytes(bytes(self.IMAGE_MIB << 20))
+        run_plumb(bench, "run", "--detach", "--name", self.NAME, "--memory", "32M", "--kernel",
+                  str(bench.place[0] / "bin/probe-guest"), "--cmdline", "write count=1000000000 qd=1",
+                  "--disk", f"{image},id=data")
+
+    def writes(self):
+        """How many writes took at most so many milliseconds, and more than the next fewer."""
+        disk = json.loads(run_plumb(self.bench, "disk", "list", self.NAME, "--json"))[0]
+        buckets = disk["statistics"]["write"]["latency"]["buckets"]
+        return {one.get("up_to_ns", 1 << 35) / 1e6: one["count"] for one in buckets}
+
+    def p99_of(self, action):
+        """The 99th percentile of the writes meanwhile, to a factor of two; None when there were too few."""
+        before = self.writes()
+        action()
+        grown = {limit: count - before.get(limit, 0) for limit, count in self.writes().items()}
+        all_of_them = [limit for limit, count in grown.items() for _ in range(count)]
+        return percentile(all_of_them, 99) if len(all_of_them) >= 100 else None
+
+    def end(self):
+        run_plumb(self.bench, "kill", self.NAME)
+
+
 def freeze_on_host(bench):
     reason = libvirt_test.missing()
     if reason:
@@ -332,12 +363,24 @@ def freeze_on_host(bench):
         libvirt.domain("bench", libvirt.disk("bench", "vda", 32 << 20) + libvirt_test.AGENT)
         while libvirt.try_virsh("domfsinfo", "bench").returncode != 0:
             libvirt.check_runs()
-        rounds = []
-        for _ in range(bench.runs or 100):
+        other = OtherGuest(bench, libvirt.images)
+        rounds, usual, during = [], [], []
+
+        def snapshot():
             rounds.append(json.loads(run_plumb(bench, "snapshot", "create", "bench", "--require", "fs",
                                                f"--libvirt={libvirt.uri}", "--json")))
+
+        for _ in range(bench.runs or 100):
+            began = time.perf_counter()
+            during.append(other.p99_of(snapshot))
+            took = time.perf_counter() - began
             run_plumb(bench, "snapshot", "delete", rounds[-1]["id"])
+            usual.append(other.p99_of(lambda took=took: time.sleep(took)))
+        other.end()
         add_freezes(bench, "libvirt, reflink", rounds)
+        usual, during = ([one for one in all_of_them if one] for all_of_them in (usual, during))
+        bench.add_spread("libvirt: other's p99, usual", "ms", usual, None)
+        bench.add_spread("libvirt: other's p99, during", "ms", during, percentile(usual, 99))
     finally:
         libvirt.end()
 
