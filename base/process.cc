@@ -6,7 +6,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <filesystem>
 
 #include "base/file.h"
@@ -39,8 +42,16 @@ bool any_number_in(const std::string& folder, const std::function<bool(int)>& vi
 
 bool wait_for_end(pid_t pid, int timeout_ms) {
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) return true;
+  using Clock = std::chrono::steady_clock;
+  const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
   pollfd ended{process.get(), POLLIN, 0};
-  return !process || ::poll(&ended, 1, timeout_ms) > 0;
+  int ready = ::poll(&ended, 1, timeout_ms);
+  while (ready < 0 && errno == EINTR) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now());
+    ready = ::poll(&ended, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
+  }
+  return ready > 0;
 }
 
 std::string describe_process(pid_t pid, const std::string& proc_root) {

@@ -135,10 +135,10 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
 
 void add_nbd_commands(CLI::App& app, Arguments& args, Action& action) {
   CLI::App* group = app.add_subcommand("nbd", "disks for programs that speak NBD");
-  CLI::App* serve = add_command(
-      *group, "serve", "serve a snapshot's disk, read-only, until a signal ends it",
-      "plumb nbd serve db1-20261122-190705/data --socket /run/db1.nbd\n"
-      "         nbdcopy 'nbd+unix:///?socket=/run/db1.nbd' data.img");
+  CLI::App* serve =
+      add_command(*group, "serve", "serve a snapshot's disk, read-only, until a signal ends it",
+                  "plumb nbd serve db1-20261122-190705/data --socket /run/db1.nbd\n"
+                  "         nbdcopy 'nbd+unix:///?socket=/run/db1.nbd' data.img");
   serve->add_option("disk", args.id, "ID/DISK, or ID/VM/DISK of a group")->required();
   serve->add_option("--socket", args.file, "Unix socket to listen at; only its user may connect")
       ->required();
@@ -247,7 +247,8 @@ int run(int argc, char** argv) {
   add_template_commands(app, arguments, action);
   add_create_vm(app, arguments, action);
   add_disk_commands(app, arguments, action);
-  return run_command_line(app, {"array", "disk", "nbd", "snapshot", "template"}, action, argc, argv);
+  return run_command_line(app, {"array", "disk", "nbd", "snapshot", "template"}, action, argc,
+                          argv);
 }
 
 }  // namespace

@@ -120,8 +120,8 @@ Result<HitachiLdev> HitachiLdevs::volume(const std::string& id) const {
 
 Result<> HitachiLdevs::reserve(Entries& fresh) const {
   const bool snapshots = fresh.front().snapshot;
-  if (snapshots && config_.shadow_image) {
-    if (TRY(take_mirrors(fresh))) return {};
+  if (snapshots) {
+    if (config_.shadow_image && TRY(take_mirrors(fresh))) return {};
     TRY(drop_mirrors_of(primaries(fresh)));
   }
   for (HitachiEntry& one : fresh) one.label = TRY(new_label());
