@@ -188,8 +188,8 @@ bool Connection::take_request() {
       skip_ = request->length;
       reply(request->cookie, EPERM);
       break;
-    case kDisconnect:
-      close();
+    case kDisconnect:  // what was asked before is answered first
+      ending_ = true;
       break;
     case kFlush:  // nothing was written
       reply(request->cookie, 0);
@@ -289,7 +289,7 @@ void Connection::flush_answers() {
     held_bytes_ -= next.held_bytes;
     answers_.pop_front();
   }
-  if (ending_) close();
+  if (ending_ && at_device_ == 0) close();
 }
 
 // What the client must do next, read or ask, wakes us.

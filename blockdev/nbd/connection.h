@@ -54,7 +54,7 @@ class Connection {
   UniqueFd fd_;  // none: closed
   Phase phase_ = Phase::kClientFlags;
   bool no_zeroes_ = false;
-  bool ending_ = false;  // closed when the last answer has left
+  bool ending_ = false;  // takes no more; closed when the last answer has left
   Bytes received_;
   size_t taken_ = 0;   // of it
   uint64_t skip_ = 0;  // bytes of a refused write that are still to come

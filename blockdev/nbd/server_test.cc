@@ -309,6 +309,22 @@ TEST_CASE("requests are answered as they end") {
   }
 }
 
+TEST_CASE("who disconnects gets the answers to what was asked before") {
+  Served served;
+  const Client client(served.path);
+  client.go();
+  served.device.hold();
+  client.request(kRead, 1, 512, 4096);
+  client.request(kFlush, 2, 0, 0);
+  client.request(kDisconnect, 3, 0, 0);
+  client.request(kRead, 4, 0, 512);  // nobody may, and it is not answered
+  CHECK(client.answer().cookie == 2);
+  served.device.release();
+  CHECK(client.answer().cookie == 1);
+  client.check_content(512, 4096);
+  CHECK(client.ended());
+}
+
 TEST_CASE("what makes no sense ends its connection, and no other") {
   Served served;
   const Client good(served.path);
