@@ -205,6 +205,8 @@ TEST_CASE("the mirrors of removed snapshots are brought up to date for the next 
     const auto made = conformance::snapshots_of(*array, asked);
     for (const conformance::TestDisk& disk : disks) conformance::fill(disk.path, 77);
     for (const ArraySnapshot& one : made) {
+      const auto& request = asked[static_cast<size_t>(&one - made.data())];
+      CHECK((one.name == request.name && one.volume_id == request.volume.id));
       size_t i = 0;
       while (all[i].volume.id != one.volume_id) ++i;
       CHECK(conformance::holds(good(array->map(one.id)).device, kLdevBytes, 10 * round + i));
