@@ -130,7 +130,7 @@ ServedAnswer FakeHitachi::split(const ServedRequest& request, Pair& pair) {
 ServedAnswer FakeHitachi::split_mirror(const ServedRequest& request, const Words& words) {
   Pair* pair = mirror_of(words);
   if (pair == nullptr) return refuse(404, "no such pair");
-  const ServedAnswer refused = split(request, *pair);
+  ServedAnswer refused = split(request, *pair);
   return refused.status >= 400 ? refused : job(request);
 }
 
@@ -139,7 +139,7 @@ ServedAnswer FakeHitachi::split_mirrors(const ServedRequest& request, const Word
   std::set<uint64_t> consistency_groups;
   for (Pair& pair : pairs_) {
     if (pair.group != words[0] || pair.name.empty()) continue;
-    const ServedAnswer refused = split(request, pair);
+    ServedAnswer refused = split(request, pair);
     if (refused.status >= 400) return refused;
     consistency_groups.insert(pair.consistency_group);
   }
