@@ -311,6 +311,7 @@ Result<> give_up_server_privileges(const std::string& socket_folder, const std::
   TRY(refuse_new_privileges());
   std::vector<PathRule> left = {{socket_folder, LANDLOCK_ACCESS_FS_REMOVE_FILE}};
   if (!readable.empty()) left.push_back({readable, kReadRights});
+  if (kSanitized) left.push_back({"/proc", kReadRights});
   TRY(restrict_file_system(left));
   return set_capabilities(readable.empty() ? 0 : 1U << CAP_DAC_READ_SEARCH);
 }
