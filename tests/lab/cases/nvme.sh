@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# limit: 240
+# limit: 400
 # LUNs that are NVMe namespaces: one of QEMU's controller, which Linux knows by its serial number only, and one behind two
 # NVMe/TCP ports of the kernel's target, under native multipath. A guest writes and verifies on both while paths go and
 # come back, the controller is taken out, and another namespace takes the place of the second one.
