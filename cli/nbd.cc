@@ -64,15 +64,16 @@ Result<Source> open_source(const SnapshotDisk& snapshot) {
   return Source{TRY(open_sources({disk})), nullptr};
 }
 
+// What open_sources() has examined is not looked at again.
 Result<std::unique_ptr<BlockDevice>> device_of(Source source, IoThread& thread) {
   constexpr uint32_t kBlockBytes = 512;
   if (source.reader) {
     return TRY(CowSnapshotDevice::open(std::move(source.reader), kBlockBytes, thread));
   }
   DiskSource& disk = source.mapped.front();
-  return TRY(FileDevice::open(
-      {.fd = std::move(disk.fd), .label = disk.label, .read_only = true, .discard = false},
-      thread));
+  return std::make_unique<FileDevice>(
+      FileDevice::Config{.fd = std::move(disk.fd), .label = disk.label, .read_only = true},
+      disk.facts, thread);
 }
 
 }  // namespace

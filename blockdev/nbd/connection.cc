@@ -71,13 +71,13 @@ bool Connection::is_export(const std::string& name) const {
   return name.empty() || name == server_.config_.name;
 }
 
-bool Connection::full() const { return held_bytes_ >= Server::kMaxHeldBytes; }
+bool Connection::takes_more() const { return !ending_ && held_bytes_ < Server::kMaxHeldBytes; }
 
 // ---- what comes ---------------------------------------------------------------------------------
 
 void Connection::ready() {
   go_on();
-  if (closed() || full()) return;
+  if (closed() || !takes_more()) return;
   receive();
   go_on();
 }
@@ -103,7 +103,7 @@ void Connection::receive() {
 }
 
 bool Connection::take_message() {
-  if (ending_ || full()) return false;
+  if (!takes_more()) return false;
   switch (phase_) {
     case Phase::kClientFlags:
       if (waiting().size() < kClientFlagsBytes) return false;
@@ -244,9 +244,8 @@ void Connection::read_done(BlockRequest& request) {
     self.held_bytes_ -= read->held_bytes;
     self.reply(read->cookie, request.error);
   } else {
-    const auto head = simple_reply(read->cookie, 0);
     const std::byte* data = read->memory.get() + read->skip;
-    self.answers_.push_back({.head = Bytes(head.begin(), head.end()),
+    self.answers_.push_back({.head = simple_reply(read->cookie, 0),
                              .memory = std::move(read->memory),
                              .data = data,
                              .data_bytes = read->asked_bytes,
@@ -263,10 +262,7 @@ void Connection::send(Bytes head) {
   answers_.push_back({.head = std::move(head), .memory = nullptr, .held_bytes = held});
 }
 
-void Connection::reply(uint64_t cookie, int error) {
-  const auto head = simple_reply(cookie, error);
-  send(Bytes(head.begin(), head.end()));
-}
+void Connection::reply(uint64_t cookie, int error) { send(simple_reply(cookie, error)); }
 
 void Connection::flush_answers() {
   while (!answers_.empty()) {
@@ -295,10 +291,10 @@ void Connection::flush_answers() {
 // What the client must do next, read or ask, wakes us.
 void Connection::watch() {
   const WatchFor wanted = answers_.empty() ? WatchFor::kReadable
-                          : full()         ? WatchFor::kWritable
-                                           : WatchFor::kReadableOrWritable;
-  // Nothing is asked for while all that we may hold is at the device.
-  const bool any = !answers_.empty() || !full();
+                          : takes_more()   ? WatchFor::kReadableOrWritable
+                                           : WatchFor::kWritable;
+  // Not while all that is to be done is at the device.
+  const bool any = !answers_.empty() || takes_more();
   if (watched_ == any && (!any || watched_for_ == wanted)) return;
   IoThread& thread = server_.config_.thread;
   if (watched_) thread.unwatch(fd_.get());

@@ -48,7 +48,8 @@ class Connection {
 
   ExportFacts facts() const;
   bool is_export(const std::string& name) const;
-  bool full() const;
+  // Whether it may ask for something now.
+  bool takes_more() const;
 
   Server& server_;
   UniqueFd fd_;  // none: closed

@@ -149,11 +149,12 @@ Result<Request> parse_request(std::span<const std::byte, kRequestBytes> from) {
   return request;
 }
 
-std::array<std::byte, kSimpleReplyBytes> simple_reply(uint64_t cookie, int error) {
-  std::array<std::byte, kSimpleReplyBytes> to;
-  store_be(to.data(), kSimpleReplyMagic);
-  store_be(to.data() + 4, error_number(error));
-  store_be(to.data() + 8, cookie);
+Bytes simple_reply(uint64_t cookie, int error) {
+  Bytes to;
+  to.reserve(sizeof(kSimpleReplyMagic) + sizeof(uint32_t) + sizeof(cookie));
+  append(to, kSimpleReplyMagic);
+  append(to, error_number(error));
+  append(to, cookie);
   return to;
 }
 

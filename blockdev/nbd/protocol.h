@@ -3,7 +3,6 @@
 // writes answers.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -97,8 +96,7 @@ struct Request {
 // Errors: what is no request; the connection makes no sense any more then.
 Result<Request> parse_request(std::span<const std::byte, kRequestBytes> from);
 
-inline constexpr size_t kSimpleReplyBytes = 16;
 // `error` is 0 or an errno of ours; what NBD has no number for is an I/O error.
-std::array<std::byte, kSimpleReplyBytes> simple_reply(uint64_t cookie, int error);
+Bytes simple_reply(uint64_t cookie, int error);
 
 }  // namespace plumb::nbd

@@ -116,10 +116,7 @@ TEST_CASE("a simple reply has the protocol's own error numbers") {
     return load_be<uint32_t>(simple_reply(0x0102030405060708, error).data() + 4);
   };
   CHECK(simple_reply(0x0102030405060708, 0) ==
-        std::array{std::byte{0x67}, std::byte{0x44}, std::byte{0x66}, std::byte{0x98}, std::byte{0},
-                   std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}, std::byte{2},
-                   std::byte{3}, std::byte{4}, std::byte{5}, std::byte{6}, std::byte{7},
-                   std::byte{8}});
+        bytes({0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}));
   CHECK(number(EROFS) == 1);
   CHECK(number(EIO) == 5);
   CHECK(number(EINVAL) == 22);

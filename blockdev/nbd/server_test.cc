@@ -79,6 +79,15 @@ class Client {
     REQUIRE(::send(fd_.get(), what.data(), what.size(), MSG_NOSIGNAL) ==
             static_cast<ssize_t>(what.size()));
   }
+  void send_until_full() const {
+    const Bytes much(1U << 20U);
+    size_t sent = 0;
+    ssize_t now = 0;
+    while ((now = ::send(fd_.get(), much.data(), much.size(), MSG_DONTWAIT)) > 0) {
+      sent += static_cast<size_t>(now);
+      REQUIRE(sent < 64 * much.size());
+    }
+  }
   Bytes receive(size_t size) const {
     if (size == 0) return {};
     Bytes got(size);
@@ -322,6 +331,22 @@ TEST_CASE("who disconnects gets the answers to what was asked before") {
   served.device.release();
   CHECK(client.answer().cookie == 1);
   client.check_content(512, 4096);
+  CHECK(client.ended());
+}
+
+TEST_CASE("what comes after a disconnection is not taken") {
+  Served served;
+  const Client client(served.path);
+  client.go();
+  served.device.hold();
+  client.request(kRead, 1, 0, 512);
+  client.request(kDisconnect, 2, 0, 0);
+  while (served.device.kept() < 1) std::this_thread::yield();
+  // As much as the socket takes, and no more, however long the device takes.
+  client.send_until_full();
+  served.device.release();
+  CHECK(client.answer().cookie == 1);
+  client.check_content(0, 512);
   CHECK(client.ended());
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 namespace plumb {
@@ -90,15 +91,18 @@ class ShadowImagePairs final : public HitachiPairs {
                      rest_.soon()));
       return wait_for(snapshots, "PAIR", copy_deadline());
     }
-    json body = {{"isConsistencyGroup", true}};
-    for (const HitachiEntry& one : snapshots) {
-      TRY(create(one, one.of, one.mirror_unit, std::move(body)));
-      // The group that the array has given the first is asked for by the others.
-      const HitachiPair first = TRY(pair_of(snapshots.front()));
-      if (!first.consistency_group) {
-        return rest_.error("it gives the pairs of a copy group no consistency group");
-      }
-      body = {{"isConsistencyGroup", true}, {"consistencyGroupId", *first.consistency_group}};
+    json more = {{"isConsistencyGroup", true}};
+    const HitachiEntry& first = snapshots.front();
+    TRY(create(first, first.of, first.mirror_unit, more));
+    const HitachiPair made = TRY(pair_of(first));
+    if (!made.consistency_group) {
+      return rest_.error(
+          "it gives the pairs of a copy group no consistency group, without which they are not "
+          "split at one instant; see whether it has one to give");
+    }
+    more["consistencyGroupId"] = *made.consistency_group;
+    for (const HitachiEntry& one : snapshots.subspan(1)) {
+      TRY(create(one, one.of, std::nullopt, more));
     }
     return wait_for(snapshots, "PAIR", copy_deadline());
   }
@@ -151,10 +155,10 @@ class ShadowImagePairs final : public HitachiPairs {
     return fmt::format("/local-clone-copypairs/{},{}", group_id(secondary.group), secondary.label);
   }
 
-  // `more` of its body; the first pair makes its group.
-  Result<> create(const HitachiEntry& secondary, uint64_t primary, uint64_t mirror_unit,
-                  json more) const {
-    const bool first = TRY(in_group(secondary.group)).empty();
+  // `new_group`: the mirror unit of a group that it makes; none when the group is there. `more` of
+  // its body.
+  Result<> create(const HitachiEntry& secondary, uint64_t primary,
+                  std::optional<uint64_t> new_group, json more) const {
     json body = std::move(more);
     body.update({{"copyGroupName", secondary.group},
                  {"pvolDeviceGroupName", secondary.group + "P_"},
@@ -163,10 +167,10 @@ class ShadowImagePairs final : public HitachiPairs {
                  {"replicationType", "SI"},
                  {"pvolLdevId", primary},
                  {"svolLdevId", secondary.ldev},
-                 {"isNewGroupCreation", first},
+                 {"isNewGroupCreation", new_group.has_value()},
                  {"copyPace", kPace},
                  {"isDataReductionForceCopy", true}});
-    if (first) body["pvolMuNumber"] = mirror_unit;
+    if (new_group) body["pvolMuNumber"] = *new_group;
     return rest_.send("POST", "/local-clone-copypairs", body, rest_.soon());
   }
 };
