@@ -29,6 +29,7 @@ TEST_CASE("a process is waited for through signals, and one that goes on is told
   REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
   const pid_t child = ::fork();
   if (child == 0) {
+    ::close(ends[1]);
     char byte = 0;
     ::_exit(::read(ends[0], &byte, 1) == 1 ? 0 : 1);
   }
@@ -46,13 +47,13 @@ TEST_CASE("a process is waited for through signals, and one that goes on is told
   CHECK(wait_for_end(child, kPatienceMs));
   ::setitimer(ITIMER_REAL, &never, nullptr);
   ::sigaction(SIGALRM, &before, nullptr);
+  ::close(ends[1]);  // the child ends, also when it has not been told to
 
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
   CHECK(status == 0);
   CHECK(wait_for_end(child, 0));
   ::close(ends[0]);
-  ::close(ends[1]);
 }
 
 }  // namespace plumb
