@@ -312,6 +312,16 @@ def run_freeze(bench):
     freeze_in_lab(bench)
 
 
+def add_other_guest(bench, name, usual, during):
+    """Of the writes of a guest that is not frozen, ms, a list a round. Rounds without it differ in their p99; the p99 of
+    all writes beside snapshots is to be within that spread. (The worst round of each would say little: of two that are
+    the same one is the worse.)"""
+    usual = [percentile(round_, 99) for round_ in usual if len(round_) >= 20]
+    bench.add_spread(f"{name}: other's p99, usual", "ms", usual, None)
+    p99 = percentile([ms for round_ in during for ms in round_], 99)
+    bench.add_spread(f"{name}: other's p99, during", "ms", [p99], percentile(usual, 99))
+
+
 def add_freezes(bench, name, rounds):
     """Of snapshots as `plumb snapshot create --json` tells of them."""
     copied = [one["copied_us"] / 1000 for one in rounds]
@@ -341,13 +351,12 @@ class OtherGuest:
         buckets = disk["statistics"]["write"]["latency"]["buckets"]
         return {one.get("up_to_ns", 1 << 35) / 1e6: one["count"] for one in buckets}
 
-    def p99_of(self, action):
-        """The 99th percentile of the writes meanwhile, to a factor of two; None when there were too few."""
+    def writes_of(self, action):
+        """What the writes meanwhile took, each to a factor of two."""
         before = self.writes()
         action()
         grown = {limit: count - before.get(limit, 0) for limit, count in self.writes().items()}
-        all_of_them = [limit for limit, count in grown.items() for _ in range(count)]
-        return percentile(all_of_them, 99) if len(all_of_them) >= 100 else None
+        return [limit for limit, count in grown.items() for _ in range(count)]
 
     def end(self):
         run_plumb(self.bench, "kill", self.NAME)
@@ -369,13 +378,11 @@ def freeze_on_host(bench):
         rounds, usual, during = [], [], []
         for _ in range(bench.runs or 100):
             # The same command, with all but the freeze and the copy.
-            usual.append(other.p99_of(lambda: run_plumb(bench, *create, "--dry-run")))
-            during.append(other.p99_of(lambda: rounds.append(json.loads(run_plumb(bench, *create)))))
+            usual.append(other.writes_of(lambda: run_plumb(bench, *create, "--dry-run")))
+            during.append(other.writes_of(lambda: rounds.append(json.loads(run_plumb(bench, *create)))))
             run_plumb(bench, "snapshot", "delete", rounds[-1]["id"])
         add_freezes(bench, "libvirt, reflink", rounds)
-        usual, during = ([one for one in all_of_them if one] for all_of_them in (usual, during))
-        bench.add_spread("libvirt: other's p99, usual", "ms", usual, None)
-        bench.add_spread("libvirt: other's p99, during", "ms", during, percentile(usual, 99))
+        add_other_guest(bench, "libvirt", usual, during)
     finally:
         if other:
             other.end()
@@ -393,10 +400,8 @@ def freeze_in_lab(bench):
         rounds = [one for one in figures if one["array"] == array and "snapshot" in one]
         add_freezes(bench, array, [one["snapshot"] for one in rounds])
         bench.add_spread(f"{array}: a writer waits", "ms", [one["seen_us"] / 1000 for one in rounds], None)
-        usual = [percentile(one["other_usual_us"], 99) / 1000 for one in rounds]
-        bench.add_spread(f"{array}: other's p99, usual", "ms", usual, None)
-        during = [percentile(one["other_us"], 99) / 1000 for one in rounds]
-        bench.add_spread(f"{array}: other's p99, during", "ms", during, percentile(usual, 99))
+        add_other_guest(bench, array, *([[us / 1000 for us in one[key]] for one in rounds]
+                                        for key in ("other_usual_us", "other_us")))
     for array in ("reflink", "dm-thin"):
         kept = {one["kept"]: one["took_us"] for one in figures if one["array"] == array and "kept" in one}
         for count, took in kept.items():
