@@ -30,16 +30,29 @@ Result<> check_private(const std::string& path, int fd) {
                 mode);
 }
 
-}  // namespace
-
-Result<std::string> read_secret(const std::string& path) {
+// At most `limit_bytes` and one more.
+Result<std::string> read_some(const std::string& path, size_t limit_bytes) {
   // Without O_NONBLOCK a FIFO would be waited for.
   const UniqueFd file = TRY(open_file("password file", path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
   TRY(check_private(path, file.get()));
-  std::string secret(kLimitBytes + 1, '\0');
-  const ssize_t got = ::read(file.get(), secret.data(), secret.size());
+  std::string content(limit_bytes + 1, '\0');
+  const ssize_t got = ::read(file.get(), content.data(), content.size());
   if (got < 0) return os_error(errno, "{} cannot be read", path);
-  secret.resize(static_cast<size_t>(got));
+  content.resize(static_cast<size_t>(got));
+  return content;
+}
+
+}  // namespace
+
+Result<std::string> read_private_file(const std::string& path, size_t limit_bytes) {
+  std::string content = TRY(read_some(path, limit_bytes));
+  if (content.empty()) return failed("{} is empty", path);
+  if (content.size() <= limit_bytes) return content;
+  return failed("{} has more than {} bytes", path, limit_bytes);
+}
+
+Result<std::string> read_secret(const std::string& path) {
+  std::string secret = TRY(read_some(path, kLimitBytes));
   if (secret.ends_with('\n')) secret.pop_back();
   const bool one_line = std::ranges::none_of(secret, [](unsigned char c) { return c < ' '; });
   if (!secret.empty() && secret.size() < kLimitBytes && one_line) return secret;

@@ -66,4 +66,13 @@ TEST_CASE("what is no file with a password is refused") {
   CHECK_FALSE(read_secret(folder.path() + "/link").ok());
 }
 
+TEST_CASE("a private file may have lines, and a limit") {
+  const SecretFile lines("a:1\nb:2\n");
+  CHECK(read_private_file(lines.path(), 8).value() == "a:1\nb:2\n");
+  CHECK_THAT(read_private_file(lines.path(), 7).error().message, Catch::Contains("more than 7"));
+  CHECK_FALSE(read_private_file(SecretFile("").path(), 8).ok());
+  const SecretFile open("a:1\n", 0644);
+  CHECK_THAT(read_private_file(open.path(), 8).error().message, Catch::Contains("others may read"));
+}
+
 }  // namespace plumb

@@ -1,23 +1,21 @@
-// plumb nbd serve: a snapshot's disk for programs that speak NBD, read-only, until a signal ends
-// it.
+// plumb nbd serve: disks of snapshots, and of VMs that do not run, for programs that speak NBD,
+// until a signal ends it.
 #include <fmt/core.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
 
-#include "base/text.h"
-#include "base/unix_socket.h"
-#include "blockdev/cow_snapshot_device.h"
-#include "blockdev/file_device.h"
+#include "base/log.h"
 #include "blockdev/io_thread.h"
 #include "blockdev/nbd/server.h"
-#include "cli/disk_source.h"
-#include "cli/host_config.h"
-#include "cli/runtime_folder.h"
+#include "blockdev/nbd/tls_transport.h"
+#include "cli/nbd_disks.h"
+#include "cli/nbd_listener.h"
 #include "cli/sandbox.h"
 #include "cli/snapshot_commands.h"
 
@@ -41,62 +39,64 @@ void wait_for(const UniqueFd& signals) {
   }
 }
 
-// What is served: where an array shows the snapshot, or what the disk's VM has kept.
-struct Source {
-  std::vector<DiskSource> mapped;  // one
-  std::unique_ptr<CowReader> reader;
-};
-
-Result<Source> open_source(const SnapshotDisk& snapshot) {
-  ArraySet arrays = TRY(configured_array_set());
-  if (snapshot.array == kOverlayArrayName) {
-    Result<std::unique_ptr<CowReader>> reader = arrays.overlays()->read(snapshot.snapshot_id);
-    if (!reader) return array_error(std::move(reader).error());
-    return Source{{}, std::move(*reader)};
+Result<> check(const NbdServeOptions& options) {
+  if (options.socket.empty() == options.listen.empty()) {
+    return usage_error("give either --socket or --listen");
   }
-  Result<MappedVolume> mapped = TRY(arrays.get(snapshot.array))->map(snapshot.snapshot_id);
-  if (!mapped) return array_error(std::move(mapped).error());
-  DiskDefinition disk;
-  disk.id = "snapshot";
-  disk.lun = mapped->wwn;
-  if (disk.lun.empty()) disk.image = mapped->device;
-  disk.read_only = true;
-  return Source{TRY(open_sources({disk})), nullptr};
+  // Nothing else tells users of this host apart there.
+  const bool guarded = !options.listen.empty() && options.tls_psk.empty() && !options.insecure;
+  if (!guarded || !options.writable) return {};
+  return usage_error(
+      "every user of this host could write the disks at {}; give a key with --tls-psk, or say "
+      "--insecure",
+      options.listen);
 }
 
-// What open_sources() has examined is not looked at again.
-Result<std::unique_ptr<BlockDevice>> device_of(Source source, IoThread& thread) {
-  constexpr uint32_t kBlockBytes = 512;
-  if (source.reader) {
-    return TRY(CowSnapshotDevice::open(std::move(source.reader), kBlockBytes, thread));
-  }
-  DiskSource& disk = source.mapped.front();
-  return std::make_unique<FileDevice>(
-      FileDevice::Config{.fd = std::move(disk.fd), .label = disk.label, .read_only = true},
-      disk.facts, thread);
+Result<std::unique_ptr<nbd::TlsAcceptor>> acceptor_of(const NbdServeOptions& options) {
+  if (options.tls_psk.empty()) return std::unique_ptr<nbd::TlsAcceptor>();
+  return nbd::make_psk_acceptor(TRY(nbd::read_psk_keys(options.tls_psk)));
+}
+
+Result<NbdListener> listener_of(const NbdServeOptions& options) {
+  if (!options.socket.empty()) return listen_at_socket(options.socket);
+  return listen_at_address(options.listen, !options.tls_psk.empty() || options.insecure);
+}
+
+// What the process may still reach: its socket's folder, and what sources go on to read.
+Result<> give_up_privileges_of(const NbdListener& listener, const std::vector<NbdSource>& sources) {
+  const auto reader =
+      std::ranges::find_if(sources, [](const NbdSource& source) { return !source.reads.empty(); });
+  const std::filesystem::path path = listener.file.path();
+  return give_up_server_privileges(path.parent_path(),
+                                   reader == sources.end() ? "" : reader->reads);
 }
 
 }  // namespace
 
-Result<ExitCode> serve_nbd(const std::string& disk_name, const std::string& socket) {
-  Source source = TRY(open_source(TRY(find_snapshot_disk(disk_name))));
-  const std::filesystem::path path = std::filesystem::absolute(socket);
+Result<ExitCode> serve_nbd(const NbdServeOptions& options) {
+  TRY(check(options));
+  log::configure("plumb", log::Level::kWarning);
+  const std::unique_ptr<nbd::TlsAcceptor> tls = TRY(acceptor_of(options));
+  std::vector<NbdSource> sources = TRY(open_nbd_sources(options.targets, options.writable));
   const UniqueFd signals = TRY(end_signals());
-  constexpr int kBacklog = 16;
-  UniqueFd listener = TRY(listen_unix(path, kBacklog));
-  TRY(give_up_server_privileges(path.parent_path(), source.reader ? overlay_folder() : ""));
+  NbdListener listener = TRY(listener_of(options));
+  TRY(give_up_privileges_of(listener, sources));
   const std::unique_ptr<IoThread> thread = TRY(IoThread::start({.name = "io-nbd"}));
-  const std::unique_ptr<BlockDevice> device = TRY(device_of(std::move(source), *thread));
+  const std::unique_ptr<NbdDisks> disks = TRY(NbdDisks::start(std::move(sources), *thread));
+  const std::vector<nbd::Export> exports = disks->exports();
   {
-    const nbd::Server server(
-        {.listener = std::move(listener), .name = disk_name, .device = *device, .thread = *thread});
-    TRY(restrict_server_system_calls());
-    fmt::print("{0} is served at nbd+unix:///{0}?socket={1}\n", disk_name,
-               printable(path.string()));
+    const nbd::Server server({.listener = std::move(listener.fd),
+                              .exports = exports,
+                              .thread = *thread,
+                              .tls = tls.get()});
+    TRY(restrict_server_system_calls(options.writable));
+    for (const nbd::Export& one : exports) {
+      fmt::print("{} is served at {}\n", one.name, nbd_uri(listener, one.name, tls != nullptr));
+    }
     std::fflush(stdout);
     wait_for(signals);
   }
-  ::unlink(path.c_str());
+  TRY(disks->end());
   return kExitOk;
 }
 

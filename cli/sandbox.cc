@@ -167,8 +167,8 @@ constexpr int kServerAllowed[] = {
     SCMP_SYS(io_getevents), SCMP_SYS(io_pgetevents), SCMP_SYS(io_destroy), SCMP_SYS(openat),
     SCMP_SYS(open), SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(preadv2), SCMP_SYS(write),
     SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(flock), SCMP_SYS(fstat),
-    SCMP_SYS(newfstatat), SCMP_SYS(stat), SCMP_SYS(statx), SCMP_SYS(lseek), SCMP_SYS(getdents64),
-    SCMP_SYS(unlink),
+    SCMP_SYS(newfstatat), SCMP_SYS(stat), SCMP_SYS(lstat), SCMP_SYS(statx), SCMP_SYS(lseek),
+    SCMP_SYS(getdents64), SCMP_SYS(unlink),
     // memory, time
     SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(clock_gettime),
     SCMP_SYS(clock_nanosleep), SCMP_SYS(restart_syscall), SCMP_SYS(getrandom),
@@ -176,6 +176,11 @@ constexpr int kServerAllowed[] = {
     SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield),
     SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
     SCMP_SYS(exit), SCMP_SYS(exit_group)};
+
+// One that serves disks to be written; overlays of theirs are written by descriptor, too.
+constexpr int kServerWrites[] = {SCMP_SYS(pwrite64),  SCMP_SYS(pwritev2),  SCMP_SYS(fsync),
+                                 SCMP_SYS(fdatasync), SCMP_SYS(fallocate), SCMP_SYS(ftruncate)};
+constexpr unsigned long kServerWriteIoctls[] = {BLKDISCARD, BLKZEROOUT};
 
 // The keeper of LUNs: reads sysfs and procfs, opens and asks LUNs.
 constexpr int kKeeperAllowed[] = {
@@ -309,14 +314,24 @@ Result<> restrict_broker_system_calls() {
 
 Result<> give_up_server_privileges(const std::string& socket_folder, const std::string& readable) {
   TRY(refuse_new_privileges());
-  std::vector<PathRule> left = {{socket_folder, LANDLOCK_ACCESS_FS_REMOVE_FILE}};
+  std::vector<PathRule> left;
+  if (!socket_folder.empty()) left.push_back({socket_folder, LANDLOCK_ACCESS_FS_REMOVE_FILE});
   if (!readable.empty()) left.push_back({readable, kReadRights});
   if (kSanitized) left.push_back({"/proc", kReadRights});
   TRY(restrict_file_system(left));
   return set_capabilities(readable.empty() ? 0 : 1U << CAP_DAC_READ_SEARCH);
 }
 
-Result<> restrict_server_system_calls() { return load_filter(kServerAllowed, allow_threads); }
+Result<> restrict_server_system_calls(bool writable) {
+  if (!writable) return load_filter(kServerAllowed, allow_threads);
+  return load_filter(kServerAllowed, [](scmp_filter_ctx filter) {
+    int error = allow_threads(filter);
+    for (const int call : kServerWrites) {
+      if (error == 0) error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 0);
+    }
+    return error == 0 ? allow_ioctls(filter, kServerWriteIoctls) : error;
+  });
+}
 
 Result<> give_up_keeper_privileges() {
   TRY(refuse_new_privileges());

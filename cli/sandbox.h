@@ -40,11 +40,12 @@ bool have_landlock();
 Result<> give_up_broker_privileges();
 Result<> restrict_broker_system_calls();
 
-// The same two steps for a server of disks. Leaves of the file system the removal of its socket
-// and, unless it is "", what is to be read below `readable`, whoever's it is; no system call that
-// opens a connection or starts a program.
+// The same two steps for a server of disks. Leaves of the file system, unless they are "", the
+// removal of its socket and what is to be read below `readable`, whoever's it is; no system call
+// that opens a connection or starts a program. `writable`: also those that write and discard what
+// is open.
 Result<> give_up_server_privileges(const std::string& socket_folder, const std::string& readable);
-Result<> restrict_server_system_calls();
+Result<> restrict_server_system_calls(bool writable);
 
 // The same two steps for the keeper of LUNs. Leaves no capability, of the file system the reading
 // of sysfs and procfs and what the user may open below /dev, and no system call that starts a

@@ -35,8 +35,16 @@ Result<SnapshotDisk> find_snapshot_disk(const std::string& name);
 // Shows a disk of that name to this host, read-only, and prints where.
 Result<ExitCode> map_snapshot(const std::string& disk_name, bool json);
 Result<ExitCode> unmap_snapshot(const std::string& disk_name);
-// Serves a disk of that name by NBD at a Unix socket, read-only, until SIGINT, SIGTERM or SIGHUP.
-Result<ExitCode> serve_nbd(const std::string& disk_name, const std::string& socket);
+struct NbdServeOptions {
+  std::vector<std::string> targets;  // as open_nbd_sources() takes them
+  std::string socket;                // the path of a Unix socket, or
+  std::string listen;                // a TCP address
+  std::string tls_psk;               // a file of keys; "": no TLS
+  bool insecure = false;             // who can connect may do all
+  bool writable = false;
+};
+// Serves disks by NBD until SIGINT, SIGTERM or SIGHUP.
+Result<ExitCode> serve_nbd(const NbdServeOptions& options);
 struct SnapshotRevertOptions {
   std::string id;
   std::string vm;                  // of a group's; "" for all

@@ -26,6 +26,7 @@ struct Arguments {
   TemplateDeployOptions deploy;
   TemplateImportOptions import;
   ArrayDiskOptions disk;
+  NbdServeOptions nbd;
   bool json = false;
 };
 
@@ -134,15 +135,26 @@ void add_snapshot_commands(CLI::App& app, Arguments& args, Action& action) {
 }
 
 void add_nbd_commands(CLI::App& app, Arguments& args, Action& action) {
+  NbdServeOptions& options = args.nbd;
   CLI::App* group = app.add_subcommand("nbd", "disks for programs that speak NBD");
-  CLI::App* serve =
-      add_command(*group, "serve", "serve a snapshot's disk, read-only, until a signal ends it",
-                  "plumb nbd serve db1-20261122-190705/data --socket /run/db1.nbd\n"
-                  "         nbdcopy 'nbd+unix:///?socket=/run/db1.nbd' data.img");
-  serve->add_option("disk", args.id, "ID/DISK, or ID/VM/DISK of a group")->required();
-  serve->add_option("--socket", args.file, "Unix socket to listen at; only its user may connect")
+  CLI::App* serve = add_command(
+      *group, "serve", "serve disks of a snapshot, or of a VM that does not run",
+      "plumb nbd serve db1-20261122-190705/data --socket /run/db1.nbd\n"
+      "         nbdcopy 'nbd+unix:///?socket=/run/db1.nbd' data.img\n"
+      "         plumb nbd serve db1.toml --writable --listen 192.0.2.1:10809 --tls-psk keys\n"
+      "It serves until a signal ends it. Exit: 11 somebody has a disk, or the socket.");
+  serve
+      ->add_option("targets", options.targets,
+                   "ID, ID/DISK or ID/VM/DISK of a snapshot; FILE.toml or FILE.toml/DISK of a VM")
       ->required();
-  serve->callback([&] { action = [&args] { return serve_nbd(args.id, args.file); }; });
+  serve->add_option("--socket", options.socket, "Unix socket; only its user may connect");
+  serve->add_option("--listen", options.listen,
+                    "TCP address, 127.0.0.1:10809 or [::1]:10809, or a port of 127.0.0.1");
+  serve->add_option("--tls-psk", options.tls_psk,
+                    "file of keys, USER:HEXKEY, mode 0600: clients must know one");
+  serve->add_flag("--insecure", options.insecure, "let everybody in who can connect");
+  serve->add_flag("--writable", options.writable, "let clients write the disks of a VM");
+  serve->callback([&] { action = [&args] { return serve_nbd(args.nbd); }; });
 }
 
 void add_array_commands(CLI::App& app, Arguments& args, Action& action) {

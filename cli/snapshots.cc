@@ -90,13 +90,14 @@ Result<Snapshots> Snapshots::open(const std::string& folder, const std::string& 
 }
 
 Coordinator Snapshots::coordinator(const std::string& libvirt, const std::string& hooks) {
-  Coordinator::Config config{.store = &store,
-                             .arrays = &arrays,
-                             .owner = fmt::format("plumb {} create (pid {})", store.what(), ::getpid()),
-                             .connect = connect_to_lease,
-                             .told_by = "`plumb ps` tells",
-                             .hook = {},
-                             .interrupted = [] { return stopped_by() != 0; }};
+  Coordinator::Config config{
+      .store = &store,
+      .arrays = &arrays,
+      .owner = fmt::format("plumb {} create (pid {})", store.what(), ::getpid()),
+      .connect = connect_to_lease,
+      .told_by = "`plumb ps` tells",
+      .hook = {},
+      .interrupted = [] { return stopped_by() != 0; }};
   if (!libvirt.empty()) {
     config.connect = [libvirt](const std::string& domain) {
       return connect_to_libvirt_lease(libvirt, domain);

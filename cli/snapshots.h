@@ -13,7 +13,8 @@
 
 namespace plumb {
 
-// From now on SIGINT and its like end a snapshot, or a backup, at its next step, with everything undone.
+// From now on SIGINT and its like end a snapshot, or a backup, at its next step, with everything
+// undone.
 void await_signals();
 // The one that came; 0: none.
 int stopped_by();
@@ -24,12 +25,13 @@ struct Snapshots {
 
   static Result<Snapshots> open(const std::string& folder, const std::string& what = "snapshot");
 
-  // `libvirt`: the URI, when the VMs are its guests; `hooks`: a folder. "" for none. Not moved meanwhile.
+  // `libvirt`: the URI, when the VMs are its guests; `hooks`: a folder. "" for none. Not moved
+  // meanwhile.
   Coordinator coordinator(const std::string& libvirt = "", const std::string& hooks = "");
   Reverter reverter(const std::string& hooks = "");
 
-  // Before anything else is done. Returns whether all could be removed, or finished; what was is told
-  // on standard error.
+  // Before anything else is done. Returns whether all could be removed, or finished; what was is
+  // told on standard error.
   bool recover();
 };
 

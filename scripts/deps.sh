@@ -19,6 +19,8 @@ packages=(
   # the lab: a QEMU machine with a stock kernel, and the guests that run in it
   qemu-system-x86 busybox-static mmdebstrap cpio kmod zstd xz-utils lz4 e2fsprogs xfsprogs btrfs-progs
   dmsetup lvm2 thin-provisioning-tools nbdkit libnbd-bin libiscsi-bin sg3-utils
+  # clients of NBD, with keys for TLS
+  python3-libnbd gnutls-bin
 )
 
 missing=()

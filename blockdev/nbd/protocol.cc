@@ -13,6 +13,16 @@ constexpr uint64_t kOptionMagic = 0x49484156454f5054;    // "IHAVEOPT"
 constexpr uint64_t kOptionReplyMagic = 0x0003e889045565a9;
 constexpr uint32_t kRequestMagic = 0x25609513;
 constexpr uint32_t kSimpleReplyMagic = 0x67446698;
+constexpr uint32_t kStructuredReplyMagic = 0x668e33ef;
+constexpr uint16_t kReplyFlagDone = 1;
+enum ChunkType : uint16_t {
+  kChunkNone = 0,
+  kChunkOffsetData = 1,
+  kChunkOffsetHole = 2,
+  kChunkBlockStatus = 5,
+  kChunkError = (1U << 15U) + 1,
+  kChunkErrorOffset = (1U << 15U) + 2,
+};
 constexpr uint16_t kInfoExport = 0;
 constexpr uint16_t kInfoBlockSize = 3;
 constexpr size_t kZeroes = 124;  // after the answer to kOptExportName
@@ -33,27 +43,76 @@ std::string_view text_of(const Bytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-uint32_t error_number(int error) {
-  constexpr uint32_t kPerm = 1;
-  constexpr uint32_t kIo = 5;
-  constexpr uint32_t kNoMemory = 12;
-  constexpr uint32_t kInvalid = 22;
-  constexpr uint32_t kNotSupported = 95;
-  switch (error) {
-    case 0:
-      return 0;
-    case EPERM:
-    case EROFS:
-      return kPerm;
-    case ENOMEM:
-      return kNoMemory;
-    case EINVAL:
-      return kInvalid;
-    case EOPNOTSUPP:
-      return kNotSupported;
-    default:
-      return kIo;
+// What is left to read of an option's data.
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> data) : data_(data) {}
+
+  bool empty() const { return data_.empty(); }
+  Result<uint32_t> number() {
+    if (data_.size() < sizeof(uint32_t)) return failed("an option is shorter than it says");
+    const uint32_t value = load_be<uint32_t>(data_.data());
+    data_ = data_.subspan(sizeof(value));
+    return value;
   }
+  // Its length goes before it.
+  Result<std::string> text() {
+    const uint32_t length = TRY(number());
+    if (length > kMaxNameBytes || length > data_.size()) {
+      return failed("an option is shorter than a text in it");
+    }
+    std::string value(reinterpret_cast<const char*>(data_.data()), length);
+    data_ = data_.subspan(length);
+    return value;
+  }
+
+ private:
+  std::span<const std::byte> data_;
+};
+
+Bytes chunk_head(ChunkOf reply, uint16_t type, uint64_t payload_bytes) {
+  Bytes to;
+  to.reserve(32);
+  append(to, kStructuredReplyMagic);
+  append(to, static_cast<uint16_t>(reply.done ? kReplyFlagDone : 0));
+  append(to, type);
+  append(to, reply.cookie);
+  append(to, static_cast<uint32_t>(payload_bytes));
+  return to;
+}
+
+// The commands that change the medium; each is offered by a flag.
+uint16_t offered_by(uint16_t command) {
+  switch (command) {
+    case kTrim:
+      return kSendTrim;
+    case kWriteZeroes:
+      return kSendWriteZeroes;
+    default:
+      return kHasFlags;
+  }
+}
+
+uint16_t allowed_flags(uint16_t command, const ExportFacts& facts, const Agreed& agreed) {
+  uint16_t allowed = (facts.flags & kSendFua) != 0 ? kFua : 0;
+  if (command == kRead && agreed.structured) allowed |= kDoNotFragment;
+  if (command == kWriteZeroes) allowed |= kNoHole;
+  if (command == kBlockStatus) allowed |= kReqOne;
+  return allowed;
+}
+
+// One that concerns a range of the export.
+int range_refusal(const Request& request, const ExportFacts& facts) {
+  const bool changes = request.command != kRead && request.command != kBlockStatus;
+  if (changes && (facts.flags & kReadOnly) != 0) return EPERM;
+  if ((facts.flags & offered_by(request.command)) == 0) return EINVAL;
+  const bool has_data = request.command == kRead || request.command == kWrite;
+  if (request.length == 0 || (has_data && request.length > facts.max_block_bytes)) return EINVAL;
+  if (request.offset > facts.size_bytes || request.length > facts.size_bytes - request.offset) {
+    return request.command == kWrite || request.command == kWriteZeroes ? ENOSPC : EINVAL;
+  }
+  const uint32_t unit = facts.min_block_bytes;
+  return changes && (request.offset % unit != 0 || request.length % unit != 0) ? EINVAL : 0;
 }
 
 }  // namespace
@@ -95,6 +154,21 @@ Result<std::string> parse_info_query(std::span<const std::byte> data) {
   return std::string(reinterpret_cast<const char*>(data.data()) + kLengthBytes, length);
 }
 
+Result<MetaQuery> parse_meta_query(std::span<const std::byte> data) {
+  Reader reader(data);
+  MetaQuery query;
+  query.export_name = TRY(reader.text());
+  const uint32_t count = TRY(reader.number());
+  for (uint32_t i = 0; i < count; ++i) {
+    query.queries.push_back(TRY(reader.text()));
+    if (query.queries.back().find(':') == std::string::npos) {
+      return failed("a query of metadata names no namespace");
+    }
+  }
+  if (!reader.empty()) return failed("a query of metadata is longer than it says");
+  return query;
+}
+
 Bytes option_reply(uint32_t option, uint32_t type, std::string_view data) {
   Bytes to;
   append(to, kOptionReplyMagic);
@@ -105,13 +179,11 @@ Bytes option_reply(uint32_t option, uint32_t type, std::string_view data) {
   return to;
 }
 
-Bytes list_reply(const ExportFacts& facts) {
+Bytes server_reply(const std::string& name) {
   Bytes data;
-  append(data, static_cast<uint32_t>(facts.name.size()));
-  append(data, facts.name);
-  Bytes to = option_reply(kOptList, kRepServer, text_of(data));
-  append(to, text_of(option_reply(kOptList, kRepAck)));
-  return to;
+  append(data, static_cast<uint32_t>(name.size()));
+  append(data, name);
+  return option_reply(kOptList, kRepServer, text_of(data));
 }
 
 Bytes info_replies(uint32_t option, const ExportFacts& facts) {
@@ -121,13 +193,20 @@ Bytes info_replies(uint32_t option, const ExportFacts& facts) {
   append(exported, facts.flags);
   Bytes blocks;
   append(blocks, kInfoBlockSize);
-  append(blocks, uint32_t{1});
+  append(blocks, facts.min_block_bytes);
   append(blocks, facts.preferred_block_bytes);
   append(blocks, facts.max_block_bytes);
   Bytes to = option_reply(option, kRepInfo, text_of(exported));
   append(to, text_of(option_reply(option, kRepInfo, text_of(blocks))));
   append(to, text_of(option_reply(option, kRepAck)));
   return to;
+}
+
+Bytes meta_context_reply(uint32_t option, uint32_t id, std::string_view name) {
+  Bytes data;
+  append(data, id);
+  append(data, name);
+  return option_reply(option, kRepMetaContext, text_of(data));
 }
 
 Bytes export_name_reply(const ExportFacts& facts, bool no_zeroes) {
@@ -149,12 +228,107 @@ Result<Request> parse_request(std::span<const std::byte, kRequestBytes> from) {
   return request;
 }
 
+int refusal(const Request& request, const ExportFacts& facts, const Agreed& agreed) {
+  if ((request.flags & ~allowed_flags(request.command, facts, agreed)) != 0) return EINVAL;
+  switch (request.command) {
+    case kFlush:
+      return request.offset == 0 && request.length == 0 ? 0 : EINVAL;
+    case kBlockStatus:
+      if (!agreed.structured || agreed.contexts.empty()) return EINVAL;
+      return range_refusal(request, facts);
+    case kRead:
+    case kWrite:
+    case kTrim:
+    case kWriteZeroes:
+      return range_refusal(request, facts);
+    default:
+      return EINVAL;
+  }
+}
+
+uint32_t error_number(int error) {
+  constexpr uint32_t kPerm = 1;
+  constexpr uint32_t kIo = 5;
+  constexpr uint32_t kNoMemory = 12;
+  constexpr uint32_t kInvalid = 22;
+  constexpr uint32_t kNoSpace = 28;
+  constexpr uint32_t kNotSupported = 95;
+  switch (error) {
+    case 0:
+      return 0;
+    case EPERM:
+    case EROFS:
+      return kPerm;
+    case ENOMEM:
+      return kNoMemory;
+    case EINVAL:
+      return kInvalid;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return kNoSpace;
+    case EOPNOTSUPP:
+      return kNotSupported;
+    default:
+      return kIo;
+  }
+}
+
 Bytes simple_reply(uint64_t cookie, int error) {
   Bytes to;
   to.reserve(sizeof(kSimpleReplyMagic) + sizeof(uint32_t) + sizeof(cookie));
   append(to, kSimpleReplyMagic);
   append(to, error_number(error));
   append(to, cookie);
+  return to;
+}
+
+Bytes data_chunk(ChunkOf reply, uint64_t offset, uint32_t length) {
+  Bytes to = chunk_head(reply, kChunkOffsetData, sizeof(offset) + uint64_t{length});
+  append(to, offset);
+  return to;
+}
+
+Bytes hole_chunk(ChunkOf reply, uint64_t offset, uint32_t length) {
+  Bytes to = chunk_head(reply, kChunkOffsetHole, sizeof(offset) + sizeof(length));
+  append(to, offset);
+  append(to, length);
+  return to;
+}
+
+Bytes none_chunk(uint64_t cookie) {
+  return chunk_head({.cookie = cookie, .done = true}, kChunkNone, 0);
+}
+
+Bytes error_chunk(uint64_t cookie, int error, std::string_view message) {
+  const uint64_t bytes = sizeof(uint32_t) + sizeof(uint16_t) + message.size();
+  Bytes to = chunk_head({.cookie = cookie, .done = true}, kChunkError, bytes);
+  append(to, error_number(error));
+  append(to, static_cast<uint16_t>(message.size()));
+  append(to, message);
+  return to;
+}
+
+Bytes error_offset_chunk(uint64_t cookie, int error, std::string_view message, uint64_t offset) {
+  const uint64_t bytes = sizeof(uint32_t) + sizeof(uint16_t) + message.size() + sizeof(offset);
+  Bytes to = chunk_head({.cookie = cookie, .done = true}, kChunkErrorOffset, bytes);
+  append(to, error_number(error));
+  append(to, static_cast<uint16_t>(message.size()));
+  append(to, message);
+  append(to, offset);
+  return to;
+}
+
+Bytes block_status_chunk(ChunkOf reply, uint32_t context, std::span<const Extent> extents) {
+  constexpr size_t kDescriptorBytes = 2 * sizeof(uint32_t);
+  Bytes to =
+      chunk_head(reply, kChunkBlockStatus, sizeof(context) + extents.size() * kDescriptorBytes);
+  to.reserve(to.size() + sizeof(context) + extents.size() * kDescriptorBytes);
+  append(to, context);
+  for (const Extent& extent : extents) {
+    append(to, static_cast<uint32_t>(extent.length));
+    append(to, extent.flags);
+  }
   return to;
 }
 

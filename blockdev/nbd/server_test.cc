@@ -2,197 +2,35 @@
 
 #include <sys/socket.h>
 
-#include <array>
 #include <catch2/catch.hpp>
-#include <cstring>
+#include <semaphore>
+#include <thread>
 
 #include "base/endian.h"
-#include "base/unix_socket.h"
-#include "blockdev/mem_device.h"
 #include "blockdev/nbd/protocol.h"
-#include "tests/temporary_folder.h"
+#include "tests/fakes/nbd_client.h"
+#include "tests/fakes/nbd_served.h"
 
 namespace plumb::nbd {
 namespace {
 
-constexpr uint64_t kSize = (uint64_t{1} << 20U) + 512;
+using Client = NbdClient;
+using Served = NbdServed;
+constexpr uint64_t kSize = kServedBytes;
+constexpr uint32_t kStripe = 65536;
 
-// Fails what touches its last block, keeps reads back while it is asked to.
-class TestDevice final : public BlockDevice {
- public:
-  explicit TestDevice(IoThread& thread)
-      : memory_({.size_bytes = kSize, .read_only = true}, thread), thread_(thread) {
-    std::vector<std::byte>& bytes = memory_.bytes();
-    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = at(i);
-  }
-  static std::byte at(uint64_t offset) { return static_cast<std::byte>(offset / 512 + offset); }
+void check_content(const Client& client, uint64_t offset, uint32_t length) {
+  const Bytes got = client.receive(length);
+  size_t wrong = 0;
+  for (size_t i = 0; i < got.size(); ++i) wrong += got[i] == HoldingDevice::at(offset + i) ? 0 : 1;
+  CHECK(wrong == 0);
+}
 
-  const BlockInfo& info() const override { return memory_.info(); }
-  void submit(BlockRequest& request) override {
-    if (held_) {
-      kept_.push_back(&request);
-    } else {
-      memory_.submit(request);
-    }
-  }
-  void hold() {
-    thread_.run([this] { held_ = true; });
-  }
-  // Lets go in the order of the last first, each failed when `error` is set.
-  void release(int error = 0) {
-    thread_.run([this, error] {
-      held_ = false;
-      for (; !kept_.empty(); kept_.pop_back()) {
-        BlockRequest& request = *kept_.back();
-        if (error == 0) {
-          memory_.submit(request);
-          continue;
-        }
-        thread_.post([&request, error] {
-          request.error = error;
-          request.done(request);
-        });
-      }
-    });
-  }
-  size_t kept() {
-    size_t count = 0;
-    thread_.run([&] { count = kept_.size(); });
-    return count;
-  }
-
- private:
-  MemDevice memory_;
-  IoThread& thread_;
-  bool held_ = false;
-  std::vector<BlockRequest*> kept_;
-};
-
-class Client {
- public:
-  explicit Client(const std::string& path) : fd_(connect_unix(path).value()) {
-    const timeval patience{.tv_sec = 20, .tv_usec = 0};  // so that a fault ends the test
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-  }
-
-  void send(const Bytes& what) const {
-    REQUIRE(::send(fd_.get(), what.data(), what.size(), MSG_NOSIGNAL) ==
-            static_cast<ssize_t>(what.size()));
-  }
-  void send_until_full() const {
-    const Bytes much(1U << 20U);
-    size_t sent = 0;
-    ssize_t now = 0;
-    while ((now = ::send(fd_.get(), much.data(), much.size(), MSG_DONTWAIT)) > 0) {
-      sent += static_cast<size_t>(now);
-      REQUIRE(sent < 64 * much.size());
-    }
-  }
-  Bytes receive(size_t size) const {
-    if (size == 0) return {};
-    Bytes got(size);
-    REQUIRE(::recv(fd_.get(), got.data(), size, MSG_WAITALL) == static_cast<ssize_t>(size));
-    return got;
-  }
-  // The server has ended the connection, with nothing more to say.
-  bool ended() const {
-    std::byte byte{};
-    const ssize_t got = ::recv(fd_.get(), &byte, 1, 0);
-    return got == 0 || (got < 0 && errno == ECONNRESET);
-  }
-
-  void greet(uint32_t flags = kFixedNewstyle | kNoZeroes) const {
-    CHECK(receive(18) == greeting());
-    Bytes answer(4);
-    store_be(answer.data(), flags);
-    send(answer);
-  }
-  void option(uint32_t number, const Bytes& data = {}) const {
-    Bytes message(16);
-    store_be(message.data(), uint64_t{0x49484156454f5054});
-    store_be(message.data() + 8, number);
-    store_be(message.data() + 12, static_cast<uint32_t>(data.size()));
-    message.insert(message.end(), data.begin(), data.end());
-    send(message);
-  }
-  struct Reply {
-    uint32_t option = 0, type = 0;
-    Bytes data;
-  };
-  Reply reply() const {
-    const Bytes head = receive(20);
-    CHECK(load_be<uint64_t>(head.data()) == 0x0003e889045565a9);
-    return {load_be<uint32_t>(head.data() + 8), load_be<uint32_t>(head.data() + 12),
-            receive(load_be<uint32_t>(head.data() + 16))};
-  }
-  static Bytes query(const std::string& name) {
-    Bytes data(4);
-    store_be(data.data(), static_cast<uint32_t>(name.size()));
-    for (const char letter : name) data.push_back(static_cast<std::byte>(letter));
-    data.resize(data.size() + 2);
-    return data;
-  }
-  void go(const std::string& name = "disk") const {
-    greet();
-    option(kOptGo, query(name));
-    CHECK(reply().type == kRepInfo);
-    CHECK(reply().type == kRepInfo);
-    CHECK(reply().type == kRepAck);
-  }
-
-  void request(uint16_t command, uint64_t cookie, uint64_t offset, uint32_t length,
-               uint16_t flags = 0) const {
-    Bytes message(28);
-    store_be(message.data(), uint32_t{0x25609513});
-    store_be(message.data() + 4, flags);
-    store_be(message.data() + 6, command);
-    store_be(message.data() + 8, cookie);
-    store_be(message.data() + 16, offset);
-    store_be(message.data() + 24, length);
-    send(message);
-  }
-  struct Answer {
-    uint64_t cookie = 0;
-    uint32_t error = 0;
-  };
-  Answer answer() const {
-    const Bytes head = receive(16);
-    CHECK(load_be<uint32_t>(head.data()) == 0x67446698);
-    return {load_be<uint64_t>(head.data() + 8), load_be<uint32_t>(head.data() + 4)};
-  }
-  uint32_t error_of(uint16_t command, uint64_t offset, uint32_t length, uint16_t flags = 0) const {
-    request(command, 5, offset, length, flags);
-    const Answer got = answer();
-    CHECK(got.cookie == 5);
-    return got.error;
-  }
-  void check_content(uint64_t offset, uint32_t length) const {
-    const Bytes got = receive(length);
-    size_t wrong = 0;
-    for (size_t i = 0; i < got.size(); ++i) wrong += got[i] == TestDevice::at(offset + i) ? 0 : 1;
-    CHECK(wrong == 0);
-  }
-  void check_read(uint64_t offset, uint32_t length) const {
-    CAPTURE(offset, length);
-    REQUIRE(error_of(kRead, offset, length) == 0);
-    check_content(offset, length);
-  }
-
- private:
-  const UniqueFd fd_;
-};
-
-struct Served {
-  TemporaryFolder folder;
-  std::string path = folder.path() + "/socket";
-  std::unique_ptr<IoThread> thread = IoThread::start({.name = "io-nbd"}).value();
-  TestDevice device{*thread};
-  std::unique_ptr<Server> server =
-      std::make_unique<Server>(Server::Config{.listener = listen_unix(path, 16).value(),
-                                              .name = "disk",
-                                              .device = device,
-                                              .thread = *thread});
-};
+void check_read(const Client& client, uint64_t offset, uint32_t length) {
+  CAPTURE(offset, length);
+  REQUIRE(client.error_of(kRead, offset, length) == 0);
+  check_content(client, offset, length);
+}
 
 }  // namespace
 
@@ -209,12 +47,12 @@ TEST_CASE("a client that asks with GO reads what is there, wherever it begins an
         (kHasFlags | kReadOnly));
   CHECK(client.reply().type == kRepInfo);
   CHECK(client.reply().type == kRepAck);
-  client.check_read(0, 4096);
-  client.check_read(1, 1);
-  client.check_read(4095, 8194);
-  client.check_read(kSize - 1, 1);
-  client.check_read(kSize - 513, 513);
-  client.check_read(0, kSize);
+  check_read(client, 0, 4096);
+  check_read(client, 1, 1);
+  check_read(client, 4095, 8194);
+  check_read(client, kSize - 1, 1);
+  check_read(client, kSize - 513, 513);
+  check_read(client, 0, kSize);
   client.request(kDisconnect, 0, 0, 0);
   CHECK(client.ended());
 }
@@ -227,14 +65,14 @@ TEST_CASE("a client that knows only the export's name is served") {
   client.option(kOptExportName, {std::byte{'d'}, std::byte{'i'}, std::byte{'s'}, std::byte{'k'}});
   CHECK(load_be<uint64_t>(client.receive(10).data()) == kSize);
   if (!no_zeroes) CHECK(client.receive(124) == Bytes(124));
-  client.check_read(512, 512);
+  check_read(client, 512, 512);
 }
 
 TEST_CASE("options are answered until the client goes on") {
   Served served;
   const Client client(served.path);
   client.greet();
-  client.option(8);  // structured replies
+  client.option(11);  // extended headers
   CHECK(client.reply().type == kRepErrUnsupported);
   client.option(0x12345678, Bytes(5000));
   CHECK(client.reply().type == kRepErrUnsupported);
@@ -253,7 +91,7 @@ TEST_CASE("options are answered until the client goes on") {
   for (const uint32_t type : {kRepInfo, kRepInfo, kRepAck}) CHECK(client.reply().type == type);
   client.option(kOptGo, Client::query("disk"));
   for (const uint32_t type : {kRepInfo, kRepInfo, kRepAck}) CHECK(client.reply().type == type);
-  client.check_read(0, 512);
+  check_read(client, 0, 512);
 }
 
 TEST_CASE("a client that gives up is told so") {
@@ -279,42 +117,42 @@ TEST_CASE("what cannot be done is an error, and the connection goes on") {
   CHECK(client.error_of(kRead, 0, Server::kMaxRequestBytes + 1) == kInvalid);
   CHECK(client.error_of(kRead, 0, UINT32_MAX) == kInvalid);
   CHECK(client.error_of(kRead, 0, 512, 1) == kInvalid);
-  CHECK(client.error_of(4, 0, 512) == kInvalid);  // trim
+  CHECK(client.error_of(kTrim, 0, 512) == kPerm);
   CHECK(client.error_of(0xffff, 0, 512) == kInvalid);
   CHECK(client.error_of(kFlush, 0, 0) == 0);
   client.request(kWrite, 9, 0, 70'000);
   client.send(Bytes(70'000, std::byte{0x55}));
   CHECK(client.answer().error == kPerm);
-  client.check_read(0, 4096);
+  check_read(client, 0, 4096);
 }
 
 TEST_CASE("an error of the device is that of its read alone") {
   Served served;
   const Client client(served.path);
   client.go();
-  served.device.hold();
+  served.device->hold();
   client.request(kRead, 1, 0, 512);
-  while (served.device.kept() < 1) std::this_thread::yield();
-  served.device.release(ENODEV);
+  while (served.device->kept() < 1) std::this_thread::yield();
+  served.device->release(ENODEV);
   CHECK(client.answer().error == 5);
-  client.check_read(0, 512);
+  check_read(client, 0, 512);
 }
 
 TEST_CASE("requests are answered as they end") {
   Served served;
   const Client client(served.path);
   client.go();
-  served.device.hold();
+  served.device->hold();
   constexpr uint64_t kRequests = 100;
   for (uint64_t i = 0; i < kRequests; ++i) client.request(kRead, i, i * 512, 512);
-  while (served.device.kept() < kRequests) std::this_thread::yield();
+  while (served.device->kept() < kRequests) std::this_thread::yield();
   const Client other(served.path);
   other.go();
   CHECK(other.error_of(kFlush, 0, 0) == 0);
-  served.device.release();
+  served.device->release();
   for (uint64_t i = kRequests; i-- > 0;) {
     CHECK(client.answer().cookie == i);
-    client.check_content(i * 512, 512);
+    check_content(client, i * 512, 512);
   }
 }
 
@@ -322,15 +160,15 @@ TEST_CASE("who disconnects gets the answers to what was asked before") {
   Served served;
   const Client client(served.path);
   client.go();
-  served.device.hold();
+  served.device->hold();
   client.request(kRead, 1, 512, 4096);
   client.request(kFlush, 2, 0, 0);
   client.request(kDisconnect, 3, 0, 0);
   client.request(kRead, 4, 0, 512);  // nobody may, and it is not answered
   CHECK(client.answer().cookie == 2);
-  served.device.release();
+  served.device->release();
   CHECK(client.answer().cookie == 1);
-  client.check_content(512, 4096);
+  check_content(client, 512, 4096);
   CHECK(client.ended());
 }
 
@@ -338,15 +176,15 @@ TEST_CASE("what comes after a disconnection is not taken") {
   Served served;
   const Client client(served.path);
   client.go();
-  served.device.hold();
+  served.device->hold();
   client.request(kRead, 1, 0, 512);
   client.request(kDisconnect, 2, 0, 0);
-  while (served.device.kept() < 1) std::this_thread::yield();
+  while (served.device->kept() < 1) std::this_thread::yield();
   // As much as the socket takes, and no more, however long the device takes.
   client.send_until_full();
-  served.device.release();
+  served.device->release();
   CHECK(client.answer().cookie == 1);
-  client.check_content(0, 512);
+  check_content(client, 0, 512);
   CHECK(client.ended());
 }
 
@@ -376,28 +214,28 @@ TEST_CASE("what makes no sense ends its connection, and no other") {
   }
   CHECK(good.error_of(kFlush, 0, 0) == 0);
   CHECK(client.ended());
-  good.check_read(0, 512);
+  check_read(good, 0, 512);
 }
 
 TEST_CASE("a client that reads no answers is not read from, and harms nobody") {
   Served served;
   const Client lazy(served.path);
   lazy.go();
-  served.device.hold();
+  served.device->hold();
   // As much as a connection may hold, and one more, which is not taken yet.
   const uint64_t most = Server::kMaxHeldBytes / (uint64_t{1} << 20U);
   for (uint64_t i = 0; i < most + 10; ++i) lazy.request(kRead, i, 0, 1U << 20U);
-  while (served.device.kept() < most) std::this_thread::yield();
+  while (served.device->kept() < most) std::this_thread::yield();
   const Client other(served.path);
   other.go();
   CHECK(other.error_of(kFlush, 0, 0) == 0);
-  CHECK(served.device.kept() == most);
-  served.device.release();
-  other.check_read(0, 4096);
+  CHECK(served.device->kept() == most);
+  served.device->release();
+  check_read(other, 0, 4096);
   // When it reads at last it gets all.
   for (uint64_t i = 0; i < most + 10; ++i) {
     CHECK(lazy.answer().error == 0);
-    lazy.check_content(0, 1U << 20U);
+    check_content(lazy, 0, 1U << 20U);
   }
 }
 
@@ -412,19 +250,327 @@ TEST_CASE("so many clients are served, and no more, until one has gone") {
   clients.front()->request(kDisconnect, 0, 0, 0);
   CHECK(clients.front()->ended());
   Client(served.path).go();
-  clients.back()->check_read(0, 512);
+  check_read(*clients.back(), 0, 512);
+}
+
+TEST_CASE("clients that only connect keep nobody out") {
+  Served served;
+  const Client good(served.path);
+  good.go();
+  std::vector<std::unique_ptr<Client>> silent;
+  for (size_t i = 1; i < Server::kMaxConnections; ++i) {
+    silent.push_back(std::make_unique<Client>(served.path));
+    CHECK(silent.back()->receive(18) == greeting());
+  }
+  const Client other(served.path);
+  other.go();
+  CHECK(silent.front()->ended());
+  check_read(other, 0, 512);
+  check_read(good, 0, 512);
 }
 
 TEST_CASE("a server that ends waits for what is at the device") {
   Served served;
   const Client client(served.path);
   client.go();
-  served.device.hold();
+  served.device->hold();
   for (uint64_t i = 0; i < 10; ++i) client.request(kRead, i, 0, 65536);
-  while (served.device.kept() < 10) std::this_thread::yield();
+  while (served.device->kept() < 10) std::this_thread::yield();
   std::jthread ending([&served] { served.server.reset(); });
   CHECK(client.ended());
-  served.device.release();
+  served.device->release();
+}
+
+// ---- structured replies ----
+
+namespace {
+
+// The first, third, … 64 KiB are holes; the device says otherwise, so that who reads it is found
+// out.
+class Stripes final : public ExtentSource {
+ public:
+  Result<> describe(uint64_t offset, ExtentList& list) override {
+    if (fails_) return failed("nobody knows");
+    while (true) {
+      const uint64_t stripe = offset / kStripe;
+      const uint64_t length = (stripe + 1) * kStripe - offset;
+      if (!list.add(length, stripe % 2 == 0 ? kHole | kZero : 0)) return {};
+      offset += length;
+    }
+  }
+  bool fails_ = false;
+};
+
+Served::Config striped(Stripes& stripes) {
+  Served::Config config;
+  config.served.allocation = &stripes;
+  return config;
+}
+
+void check_bytes(const Bytes& payload, uint64_t offset) {
+  size_t wrong = 0;
+  for (size_t i = 8; i < payload.size(); ++i) {
+    wrong += payload[i] == HoldingDevice::at(offset + i - 8) ? 0 : 1;
+  }
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("holes are sent as holes, and are not read") {
+  Stripes stripes;
+  Served served(striped(stripes));
+  const Client client(served.path);
+  client.go_structured();
+  client.request(kRead, 7, kStripe - 100, 3 * kStripe);
+  const struct {
+    uint16_t type;
+    uint64_t offset;
+    uint32_t length;
+  } expected[] = {{Client::kHoleChunk, kStripe - 100, 100},
+                  {Client::kData, kStripe, kStripe},
+                  {Client::kHoleChunk, 2 * kStripe, kStripe},
+                  {Client::kData, 3 * kStripe, kStripe - 100}};
+  for (const auto& one : expected) {
+    const Client::Chunk chunk = client.chunk();
+    CHECK(chunk.type == one.type);
+    CHECK(chunk.cookie == 7);
+    CHECK(chunk.offset() == one.offset);
+    CHECK(chunk.done == (one.offset == 3 * kStripe));
+    if (one.type == Client::kHoleChunk) {
+      CHECK(chunk.hole_bytes() == one.length);
+    } else {
+      CHECK(chunk.payload.size() == 8 + one.length);
+      check_bytes(chunk.payload, one.offset);
+    }
+  }
+  CHECK(served.device->seen().size() == 2);
+  client.request(kRead, 8, 0, kStripe);
+  const Client::Chunk hole = client.chunk();
+  CHECK(hole.type == Client::kHoleChunk);
+  CHECK(hole.done);
+  CHECK(served.device->seen().empty());
+}
+
+TEST_CASE("a read that must not be cut up is one chunk, with its holes as bytes") {
+  Stripes stripes;
+  Served served(striped(stripes));
+  const Client client(served.path);
+  client.go_structured();
+  client.request(kRead, 7, 1, 2 * kStripe, kDoNotFragment);
+  const Client::Chunk chunk = client.chunk();
+  CHECK(chunk.type == Client::kData);
+  CHECK(chunk.done);
+  CHECK(chunk.payload.size() == 8 + 2 * kStripe);
+  check_bytes(chunk.payload, 1);
+}
+
+TEST_CASE("a read of more extents than are looked at is answered whole") {
+  class Confetti final : public ExtentSource {
+    Result<> describe(uint64_t offset, ExtentList& list) override {
+      while (list.add(512 - offset % 512, offset / 512 % 2 == 0 ? kHole | kZero : 0)) {
+        offset += 512 - offset % 512;
+      }
+      return {};
+    }
+  };
+  Confetti confetti;
+  Served::Config config;
+  config.served.allocation = &confetti;
+  Served served(config);
+  const Client client(served.path);
+  client.go_structured();
+  client.request(kRead, 7, 0, 1U << 20U);
+  uint64_t at = 0;
+  size_t chunks = 0;
+  for (bool done = false; !done; ++chunks) {
+    const Client::Chunk chunk = client.chunk();
+    done = chunk.done;
+    CHECK(chunk.offset() == at);
+    if (chunk.type == Client::kHoleChunk) {
+      at += chunk.hole_bytes();
+    } else {
+      check_bytes(chunk.payload, at);
+      at += chunk.payload.size() - 8;
+    }
+  }
+  CHECK(at == 1U << 20U);
+  CHECK(chunks <= Server::kMaxReadExtents + 1);
+}
+
+TEST_CASE("where nobody knows the holes all is read") {
+  Stripes stripes;
+  stripes.fails_ = true;
+  Served served(striped(stripes));
+  const Client client(served.path);
+  client.go_structured({"base:allocation"});
+  client.request(kRead, 7, 0, kStripe);
+  CHECK(client.chunk().type == Client::kData);
+  client.request(kBlockStatus, 8, 0, kStripe);
+  CHECK(client.chunk().extents() == std::vector<Extent>{{kStripe, 0}});
+}
+
+TEST_CASE("an error says where it was, and what was asked wrong is told") {
+  constexpr uint32_t kInvalid = 22;
+  Served served;
+  const Client client(served.path);
+  client.go_structured();
+  served.device->hold();
+  client.request(kRead, 1, 5000, 512);
+  while (served.device->kept() < 1) std::this_thread::yield();
+  served.device->release(EIO);
+  const Client::Chunk failed_read = client.chunk();
+  CHECK(failed_read.type == Client::kErrorOffset);
+  CHECK(failed_read.done);
+  CHECK(failed_read.error() == 5);
+  CHECK(failed_read.error_offset() == 5000);
+  client.request(kRead, 2, kSize, 1);
+  const Client::Chunk beyond = client.chunk();
+  CHECK(beyond.type == Client::kError);
+  CHECK(beyond.cookie == 2);
+  CHECK(beyond.error() == kInvalid);
+  client.request(kWrite, 3, 0, 5000);
+  client.send(Bytes(5000));
+  CHECK(client.chunk().error() == 1);
+  client.request(kBlockStatus, 4, 0, 512);  // no context was set
+  CHECK(client.chunk().error() == kInvalid);
+  client.request(kFlush, 5, 0, 0);
+  const Client::Chunk flushed = client.chunk();
+  CHECK(flushed.type == Client::kNone);
+  CHECK(flushed.done);
+}
+
+// ---- block status ----
+
+TEST_CASE("a dirty bitmap tells the extents that have changed") {
+  Stripes stripes;
+  BitmapExtents changes({0b1101}, kStripe);
+  Served::Config config = striped(stripes);
+  config.served.bitmaps = {{.name = "backup-data", .source = &changes}};
+  Served served(config);
+  const Client client(served.path);
+  client.go_structured({"base:allocation", "qemu:dirty-bitmap:backup-data"});
+  client.request(kBlockStatus, 9, 0, 4 * kStripe);
+  const Client::Chunk allocation = client.chunk();
+  CHECK(allocation.type == Client::kStatus);
+  CHECK_FALSE(allocation.done);
+  CHECK(allocation.extents() ==
+        std::vector<Extent>{{kStripe, 3}, {kStripe, 0}, {kStripe, 3}, {kStripe, 0}});
+  const Client::Chunk dirty = client.chunk();
+  CHECK(dirty.done);
+  CHECK(dirty.context() != allocation.context());
+  CHECK(dirty.extents() ==
+        std::vector<Extent>{{kStripe, kDirty}, {kStripe, 0}, {2 * kStripe, kDirty}});
+  client.request(kBlockStatus, 10, kStripe + 512, 4 * kStripe, kReqOne);
+  CHECK(client.chunk().extents() == std::vector<Extent>{{kStripe - 512, 0}});
+  CHECK(client.chunk().extents() == std::vector<Extent>{{kStripe - 512, 0}});
+}
+
+TEST_CASE("an answer has so many extents, and the client asks on") {
+  class Grains final : public ExtentSource {
+    Result<> describe(uint64_t offset, ExtentList& list) override {
+      while (list.add(512, offset / 512 % 2)) offset += 512;
+      return {};
+    }
+  };
+  Grains grains;
+  Served::Config config;
+  config.served.allocation = &grains;
+  Served served(config);
+  const Client client(served.path);
+  client.go_structured({"base:allocation"});
+  client.request(kBlockStatus, 9, 0, kSize);
+  CHECK(client.chunk().extents().size() == Server::kMaxExtents);
+}
+
+TEST_CASE("an export of which nothing is known is data") {
+  Served served;
+  const Client client(served.path);
+  client.go_structured({"base:allocation"});
+  client.request(kBlockStatus, 9, 1000, 5000);
+  CHECK(client.chunk().extents() == std::vector<Extent>{{5000, 0}});
+}
+
+// ---- bounds ----
+
+TEST_CASE("who does not choose in time is cut off, and who has chosen may take its time") {
+  Served::Config config;
+  config.negotiation_ns = 200'000'000;
+  Served served(config);
+  const Client good(served.path);
+  good.go();
+  const Client silent(served.path);
+  CHECK(silent.receive(18) == greeting());
+  const Client dripping(served.path);
+  dripping.greet();
+  dripping.send(Bytes(3));
+  CHECK(silent.ended());
+  CHECK(dripping.ended());
+  check_read(good, 0, 512);
+}
+
+TEST_CASE("requests at the disk are bounded, and none is lost") {
+  Served served;
+  const Client client(served.path);
+  client.go();
+  served.device->hold();
+  constexpr size_t kMore = 50;
+  for (uint64_t i = 0; i < Server::kMaxRequests + kMore; ++i) client.request(kRead, i, 0, 512);
+  while (served.device->kept() < Server::kMaxRequests) std::this_thread::yield();
+  const Client other(served.path);
+  other.go();
+  other.request(kRead, 1, 0, 512);
+  while (served.device->kept() < Server::kMaxRequests + 1) std::this_thread::yield();
+  // Turns enough for all the others, if they were taken.
+  for (size_t i = 0; i < kMore; ++i) CHECK(other.error_of(kFlush, 0, 0) == 0);
+  CHECK(served.device->kept() == Server::kMaxRequests + 1);
+  served.device->release();
+  CHECK(other.answer().error == 0);
+  check_content(other, 0, 512);
+  for (size_t i = 0; i < Server::kMaxRequests + kMore; ++i) {
+    CHECK(client.answer().error == 0);
+    check_content(client, 0, 512);
+  }
+}
+
+TEST_CASE("a client that asks for much is not served before all others") {
+  struct Counting final : ExtentSource {
+    Result<> describe(uint64_t, ExtentList& list) override {
+      ++calls;
+      seen_of_other = other == nullptr ? 0 : other->calls;
+      list.add(list.length(), 0);
+      return {};
+    }
+    size_t calls = 0;
+    size_t seen_of_other = 0;
+    const Counting* other = nullptr;
+  };
+  Counting greedy_source;
+  Counting modest_source;
+  modest_source.other = &greedy_source;
+  Served::Config config;
+  config.served.bitmaps = {{.name = "greedy", .source = &greedy_source},
+                           {.name = "modest", .source = &modest_source}};
+  Served served(config);
+  const Client greedy(served.path);
+  greedy.go_structured({"qemu:dirty-bitmap:greedy"});
+  const Client modest(served.path);
+  modest.go_structured({"qemu:dirty-bitmap:modest"});
+  // Both have asked before either is looked at.
+  constexpr size_t kRequests = 1000;
+  std::binary_semaphore asked(0);
+  served.thread->post([&asked] { asked.acquire(); });
+  Bytes all;  // at once: a socket takes few messages that are small
+  for (size_t i = 0; i < kRequests; ++i) {
+    const Bytes one = Client::request_message(kBlockStatus, i, 0, 1U << 20U);
+    all.insert(all.end(), one.begin(), one.end());
+  }
+  greedy.send(all);
+  modest.request(kBlockStatus, 0, 0, 512);
+  asked.release();
+  CHECK(modest.chunk().done);
+  for (size_t i = 0; i < kRequests; ++i) CHECK(greedy.chunk().cookie == i);
+  CHECK(modest_source.seen_of_other < kRequests / 10);
 }
 
 }  // namespace plumb::nbd

@@ -126,10 +126,27 @@ class NbdTest(SnapshotTest):
         self.assertNotEqual(done.returncode, 0)
         self.assertEqual(len(self.content()), 4 * MIB)
 
+    def test_all_disks_of_a_groups_snapshot_are_served(self):
+        self.start_vm("a")
+        self.start_vm("b")
+        done = self.plumb("snapshot", "create", "--group", "shop", "a", "b", "--quiesce", "crash", "--json")
+        made = json.loads(done.stdout)
+        copies = {f"{made['id']}/{member['vm']}/data": member["disks"][0]["snapshot_id"] for member in made["members"]}
+        server = self.start("nbd", "serve", made["id"], "--socket", self.socket)
+        self.servers.append(server)
+        for name in copies:
+            self.wait_for_line(server, f"{name} is served at nbd+unix:///{name}?socket={self.socket}")
+        listed = json.loads(self.client("nbdinfo", "--list", "--json", self.uri).stdout)["exports"]
+        self.assertEqual({one["export-name"] for one in listed}, set(copies))
+        for name, copy in copies.items():
+            self.uri = f"nbd+unix:///{name}?socket={self.socket}"
+            self.assertEqual(self.content(), pathlib.Path(copy).read_bytes())
+        self.end(server)
+
     def test_what_cannot_be_served_is_refused_in_a_sentence(self):
         self.assert_refused(self.plumb("nbd", "serve", "none/data", "--socket", self.socket), 10, "none")
-        self.assert_refused(self.plumb("nbd", "serve", "data", "--socket", self.socket), 2, "write ID/DISK")
-        self.assert_refused(self.plumb("nbd", "serve", "a/b"), 2, "--socket is required")
+        self.assert_refused(self.plumb("nbd", "serve", "data", "--socket", self.socket), 10, "no snapshot 'data'")
+        self.assert_refused(self.plumb("nbd", "serve", "a/b"), 2, "either --socket or --listen")
         self.start_vm()
         disk = self.snapshot()
         nowhere = self.folder / "nowhere/nbd.sock"
