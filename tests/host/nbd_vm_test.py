@@ -276,7 +276,7 @@ h.flush()
     def test_fio_writes_and_verifies(self):
         self.serve(self.file, "--writable", "--socket", self.socket)
         report = self.succeeds(
-            "fio", "--name=verify", "--ioengine=nbd", f"--uri={self.uri}", "--rw=randwrite", "--bs=4k", "--iodepth=16",
+            "fio", "--name=verify", "--verify_state_save=0", "--ioengine=nbd", f"--uri={self.uri}", "--rw=randwrite", "--bs=4k", "--iodepth=16",
             "--size=8M", "--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--output-format=json")
         (job,) = json.loads(report[report.index("{"):])["jobs"]
         self.assertEqual((job["error"], job["write"]["total_ios"], job["read"]["total_ios"]), (0, 2048, 2048))
