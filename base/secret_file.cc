@@ -33,7 +33,7 @@ Result<> check_private(const std::string& path, int fd) {
 // At most `limit_bytes` and one more.
 Result<std::string> read_some(const std::string& path, size_t limit_bytes) {
   // Without O_NONBLOCK a FIFO would be waited for.
-  const UniqueFd file = TRY(open_file("password file", path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+  const UniqueFd file = TRY(open_file("secret file", path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
   TRY(check_private(path, file.get()));
   std::string content(limit_bytes + 1, '\0');
   const ssize_t got = ::read(file.get(), content.data(), content.size());

@@ -9,9 +9,9 @@
 #include "base/file.h"
 #include "base/size.h"
 #include "base/text.h"
+#include "base/uuid.h"
 #include "cli/definition.h"
 #include "cli/host_config.h"
-#include "cli/new_identity.h"
 #include "cli/output.h"
 #include "cli/runtime_folder.h"
 #include "cli/template_commands.h"
@@ -56,22 +56,35 @@ Result<const SnapshotMember*> member_of(const SnapshotSet& set, const std::strin
   return make_error(ErrorKind::kNotFound, "snapshot {} has no VM '{}'", set.id, vm);
 }
 
+// 16 hexadecimal digits that no other disk has.
+Result<std::string> new_serial() {
+  std::string text = TRY(Uuid::random()).text();
+  std::erase(text, '-');
+  return text.substr(0, 16);
+}
+
 // The template's definition, with an identity and disks of its own.
 Result<VmDefinition> new_definition(const Templates::Deployment& deployment,
                                     const TemplateDeployOptions& options) {
   VmDefinition definition = TRY(from_json(deployment.source.definition));
-  TRY(give_new_identity(definition, options.vm));
+  TRY(set_key(definition, "name", options.vm));
+  definition.uuid = TRY(Uuid::random()).text();
+  definition.generation_id = TRY(Uuid::random()).text();
   if (options.taps.size() > definition.nets.size()) {
     return usage_error("{} taps are more than the {} network interfaces of the template",
                        options.taps.size(), definition.nets.size());
   }
-  for (size_t i = 0; i < options.taps.size(); ++i) definition.nets[i].tap = options.taps[i];
+  for (size_t i = 0; i < definition.nets.size(); ++i) {
+    definition.nets[i].mac.clear();  // made of the new name
+    if (i < options.taps.size()) definition.nets[i].tap = options.taps[i];
+  }
   for (DiskDefinition& disk : definition.disks) {
     for (const Templates::DeployedDisk& deployed : deployment.disks) {
       if (deployed.id != disk.id) continue;
       disk.rdm.clear();
       disk.lun = deployed.volume.wwn;
       disk.image = disk.lun.empty() ? deployed.volume.device : "";
+      disk.serial = TRY(new_serial());
     }
   }
   TRY(complete(definition));

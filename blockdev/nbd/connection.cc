@@ -232,18 +232,20 @@ bool Connection::take_request() {
 // ---- what is done about it ----------------------------------------------------------------------
 
 void Connection::start(const Request& request) {
-  int error = refusal(request, negotiation_.offer().facts, negotiation_.agreed());
-  const bool has_data = request.command == kRead || request.command == kWrite;
-  if (error == 0 && request.command == kBlockStatus) return send_status(request);
-  const bool read_only = (negotiation_.offer().facts.flags & kReadOnly) != 0;
-  if (error == 0 && request.command == kFlush && read_only) return send_success(request);
+  const ExportFacts& facts = negotiation_.offer().facts;
+  if (const int error = refusal(request, facts, negotiation_.agreed()); error != 0) {
+    return refuse(request, error);
+  }
+  if (request.command == kBlockStatus) return send_status(request);
+  const bool read_only = (facts.flags & kReadOnly) != 0;
+  if (request.command == kFlush && read_only) return send_success(request);
   auto job = std::make_unique<Job>(
       request, *chosen().disk,
       [](Job& one, void* owner) {
         static_cast<Connection*>(owner)->ended(std::unique_ptr<Job>(&one));
       },
       this);
-  if (error == 0 && request.command == kRead) {
+  if (request.command == kRead) {
     ExtentList extents = extents_for(request);
     if (std::ranges::all_of(extents.extents(),
                             [](const Extent& one) { return (one.flags & kZero) != 0; })) {
@@ -251,15 +253,17 @@ void Connection::start(const Request& request) {
     }
     job->set_extents(std::move(extents));
   }
-  if (error == 0 && has_data && !job->allocate()) error = ENOMEM;
-  if (error != 0) {
-    if (request.command == kWrite) skip_ = request.length;  // on its way, refused or not
-    return send_error(request, error);
-  }
+  const bool has_data = request.command == kRead || request.command == kWrite;
+  if (has_data && !job->allocate()) return refuse(request, ENOMEM);
   held_bytes_ += job->held_bytes();
   if (request.command != kWrite) return submit(std::move(job));
   write_ = std::move(job);
   write_bytes_ = 0;
+}
+
+void Connection::refuse(const Request& request, int error) {
+  if (request.command == kWrite) skip_ = request.length;  // on its way, refused or not
+  send_error(request, error);
 }
 
 void Connection::submit(std::unique_ptr<Job> job) {

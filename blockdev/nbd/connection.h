@@ -44,7 +44,7 @@ class Connection {
   void act(const Negotiation::Step& step);
   void start_tls();
   void start(const Request& request);
-  void start_write(std::unique_ptr<Job> job);
+  void refuse(const Request& request, int error);
   void send_status(const Request& request);
   // What has been received and not taken.
   std::span<const std::byte> waiting() const { return std::span(received_).subspan(taken_); }

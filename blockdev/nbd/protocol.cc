@@ -48,16 +48,17 @@ class Reader {
  public:
   explicit Reader(std::span<const std::byte> data) : data_(data) {}
 
-  bool empty() const { return data_.empty(); }
-  Result<uint32_t> number() {
-    if (data_.size() < sizeof(uint32_t)) return failed("an option is shorter than it says");
-    const uint32_t value = load_be<uint32_t>(data_.data());
-    data_ = data_.subspan(sizeof(value));
+  size_t left() const { return data_.size(); }
+  template <std::unsigned_integral T>
+  Result<T> number() {
+    if (data_.size() < sizeof(T)) return failed("an option is shorter than it says");
+    const T value = load_be<T>(data_.data());
+    data_ = data_.subspan(sizeof(T));
     return value;
   }
   // Its length goes before it.
   Result<std::string> text() {
-    const uint32_t length = TRY(number());
+    const uint32_t length = TRY(number<uint32_t>());
     if (length > kMaxNameBytes || length > data_.size()) {
       return failed("an option is shorter than a text in it");
     }
@@ -139,33 +140,26 @@ Result<Option> parse_option(std::span<const std::byte, kOptionHeaderBytes> from)
 }
 
 Result<std::string> parse_info_query(std::span<const std::byte> data) {
-  constexpr size_t kLengthBytes = 4;
-  constexpr size_t kCountBytes = 2;
-  if (data.size() < kLengthBytes + kCountBytes) return failed("a query of an export is too short");
-  const uint32_t length = load_be<uint32_t>(data.data());
-  if (length > kMaxNameBytes || length > data.size() - kLengthBytes - kCountBytes) {
-    return failed("a query of an export is shorter than the name in it");
-  }
+  Reader reader(data);
+  std::string name = TRY(reader.text());
   // What is asked for beside size and flags; a server may say more, or less.
-  const uint16_t queries = load_be<uint16_t>(data.data() + kLengthBytes + length);
-  if (data.size() != kLengthBytes + length + kCountBytes + size_t{queries} * sizeof(uint16_t)) {
-    return failed("a query of an export has another length than it says");
-  }
-  return std::string(reinterpret_cast<const char*>(data.data()) + kLengthBytes, length);
+  const uint16_t queries = TRY(reader.number<uint16_t>());
+  if (reader.left() == size_t{queries} * sizeof(uint16_t)) return name;
+  return failed("a query of an export has another length than it says");
 }
 
 Result<MetaQuery> parse_meta_query(std::span<const std::byte> data) {
   Reader reader(data);
   MetaQuery query;
   query.export_name = TRY(reader.text());
-  const uint32_t count = TRY(reader.number());
+  const uint32_t count = TRY(reader.number<uint32_t>());
   for (uint32_t i = 0; i < count; ++i) {
     query.queries.push_back(TRY(reader.text()));
     if (query.queries.back().find(':') == std::string::npos) {
       return failed("a query of metadata names no namespace");
     }
   }
-  if (!reader.empty()) return failed("a query of metadata is longer than it says");
+  if (reader.left() > 0) return failed("a query of metadata is longer than it says");
   return query;
 }
 

@@ -1,6 +1,7 @@
 #include "blockdev/nbd/psk_keys.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "base/secret_file.h"
 
@@ -12,21 +13,16 @@ constexpr size_t kMinKeyBytes = 16;  // 128 bits; shorter ones can be guessed
 constexpr size_t kMaxKeyBytes = 64;
 constexpr size_t kMaxUserBytes = 128;  // OpenSSL's PSK_MAX_IDENTITY_LEN in its older form
 
-// -1: no digit.
-int hex_value(char digit) {
-  if (digit >= '0' && digit <= '9') return digit - '0';
-  if (digit >= 'a' && digit <= 'f') return digit - 'a' + 10;
-  if (digit >= 'A' && digit <= 'F') return digit - 'A' + 10;
-  return -1;
-}
-
 Result<std::string> bytes_of(std::string_view hex, size_t line) {
   std::string bytes;
   for (size_t i = 0; i + 1 < hex.size(); i += 2) {
-    const int high = hex_value(hex[i]);
-    const int low = hex_value(hex[i + 1]);
-    if (high < 0 || low < 0) return failed("line {}: the key is not hexadecimal", line);
-    bytes.push_back(static_cast<char>(high * 16 + low));
+    uint8_t byte = 0;
+    const char* digits = hex.data() + i;
+    const auto [end, error] = std::from_chars(digits, digits + 2, byte, 16);
+    if (error != std::errc() || end != digits + 2) {
+      return failed("line {}: the key is not hexadecimal", line);
+    }
+    bytes.push_back(static_cast<char>(byte));
   }
   if (hex.size() % 2 == 0 && bytes.size() >= kMinKeyBytes && bytes.size() <= kMaxKeyBytes) {
     return bytes;
